@@ -1,0 +1,16 @@
+//! What every other crate stands on: how failures are classed, how time is read, how tasks are owned.
+//!
+//! Nothing here knows of Kubernetes objects, SQL or sandboxes. Start with [`failure`]: its five classes decide
+//! everything that is retried, and everything that is not.
+
+pub mod backoff;
+pub mod clock;
+pub mod failure;
+pub mod fault;
+pub mod http_class;
+pub mod tasks;
+
+pub use backoff::KeyBackoff;
+pub use clock::{Clock, Timestamp};
+pub use failure::{Class, Classify, Doing, Failure, Reason};
+pub use tasks::Tasks;
