@@ -1,1 +1,128 @@
-//! Placeholder.
+//! Revisioned objects and session messages behind one trait. The only crate that holds SQL.
+//!
+//! [`Store`] is a log of changes under one gap-free revision counter in commit order. [`sqlite`] implements it;
+//! the conformance suite in `conformance` holds for every implementation.
+
+pub mod conformance;
+pub mod error;
+pub mod message;
+pub mod object;
+pub mod sqlite;
+pub mod watch;
+
+use futures::future::BoxFuture;
+use std::sync::Arc;
+
+pub use error::StoreError;
+pub use message::{Append, Appended, Messages, Page as MessagePage, RunRow};
+pub use object::{Draft, Key, Meta, Object, Revision, Write};
+pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
+
+/// The state of a control plane: objects with revisions, their history, and session messages.
+///
+/// Every method may be called from any task. A write is acknowledged only when it is durable, and its revision is then
+/// already visible to `get`, `list` and every watch (read-your-writes). Dropping the future of a write does not undo
+/// it: it may still commit.
+pub trait Store: Send + Sync + 'static {
+    /// The current state of one object; `None` when there is none.
+    fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>>;
+
+    /// One page of a scope, in key order, at one snapshot.
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>>;
+
+    /// Applies one write, compare-and-swap; all writes in flight share commits (group commit).
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::Missing`], [`StoreError::Conflict`] leave nothing behind and take no revision.
+    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
+
+    /// Changes of a scope with a revision above `after`, in revision order, each once; then on, live.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] when `after` is below the compaction floor, [`StoreError::Future`] when it is above the
+    /// newest revision.
+    fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>>;
+
+    /// The newest revision that is visible.
+    fn revision(&self) -> Revision;
+
+    /// The compaction floor: watches and snapshots below it are [`StoreError::Expired`].
+    fn floor(&self) -> Revision;
+
+    /// Drops history at or below `floor`, in small batches; current objects stay.
+    fn compact(&self, floor: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Appends messages of one session exactly once per id, and gives each its number.
+    fn append(&self, append: Append) -> BoxFuture<'_, Result<Vec<Appended>, StoreError>>;
+
+    /// Messages of a session after a number, in order.
+    fn messages(&self, session: &str, after: u64, limit: usize) -> BoxFuture<'_, Result<MessagePage, StoreError>>;
+
+    /// The number of the session's last message, and a receiver that changes with it.
+    fn message_counter(&self, session: &str) -> BoxFuture<'_, Result<tokio::sync::watch::Receiver<u64>, StoreError>>;
+
+    /// Keeps the newest `keep` messages of a session; readers of older ones get an explicit gap.
+    fn trim_messages(&self, session: &str, keep: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Forgets a session's messages and its run row.
+    fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The session's heartbeat and cursor row; outside the revision log.
+    fn run_row(&self, session: &str) -> BoxFuture<'_, Result<Option<RunRow>, StoreError>>;
+
+    /// Stores the row; `durable` waits for the commit, otherwise it is written with the next batch (a heartbeat).
+    fn put_run_row(&self, session: &str, row: RunRow, durable: bool) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Raises a named counter by one and gives its new value, durably (the fencing token, the boot count).
+    fn raise(&self, counter: &str) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Whether writes are possible now; `Err` says why not (for `/readyz`).
+    fn ready(&self) -> Result<(), StoreError>;
+
+    /// Figures for `/metrics`.
+    fn stats(&self) -> Stats;
+
+    /// Finishes what was accepted and closes; later calls fail with [`StoreError::Closed`].
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What to list.
+#[derive(Debug, Clone)]
+pub struct ListQuery {
+    /// Which objects.
+    pub scope: Scope,
+    /// At most this many; `None` for all.
+    pub limit: Option<usize>,
+    /// The snapshot to read; `None` for the newest.
+    pub at: Option<Revision>,
+    /// Only keys after this (namespace, name), which the previous page ended with.
+    pub after: Option<(String, String)>,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct ListPage {
+    /// The snapshot that all pages of this list show.
+    pub revision: Revision,
+    /// In key order.
+    pub items: Vec<Arc<Object>>,
+    /// How many objects of the scope come after this page in the snapshot.
+    pub remaining: usize,
+}
+
+/// Figures for `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Objects now.
+    pub objects: u64,
+    /// Commits since start.
+    pub commits: u64,
+    /// Writes that succeeded since start.
+    pub writes: u64,
+    /// Open watches.
+    pub watchers: u64,
+    /// Watches ended because their reader was too slow.
+    pub slow_watchers_ended: u64,
+    /// Writes waiting for the writer now.
+    pub queued: u64,
+}

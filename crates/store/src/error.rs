@@ -1,0 +1,83 @@
+//! Failures of the store, classed where SQL meets Rust.
+
+use std::sync::Arc;
+
+use mainstay_runtime::{Class, Classify, Reason};
+
+use crate::object::{Object, Revision};
+
+/// A store operation did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A create found the key taken.
+    #[error("the object exists already")]
+    Exists(Arc<Object>),
+    /// An update or delete found no object.
+    #[error("there is no such object")]
+    Missing,
+    /// An update or delete found another revision.
+    #[error("the object is at revision {}", .0.revision)]
+    Conflict(Arc<Object>),
+    /// The revision asked for lies below the compaction floor.
+    #[error("revision {asked} is no longer retained (floor {floor})")]
+    Expired {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest revision that is retained.
+        floor: Revision,
+    },
+    /// The revision asked for does not exist yet.
+    #[error("revision {asked} is ahead of the newest, {current}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The newest.
+        current: Revision,
+    },
+    /// The item is larger than the store takes.
+    #[error("{size} bytes are more than the limit of {limit}")]
+    TooLarge {
+        /// Bytes given.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Too many writes are waiting.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// The disk is full: reads go on, writes fail until there is room.
+    #[error("the disk is full; the store is read-only until there is room")]
+    Full,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Another process holds the directory.
+    #[error("another instance uses this data directory")]
+    Locked,
+    /// The data is of a newer version than this program.
+    #[error("the data directory has schema version {found}, newer than this program's {known}")]
+    NewerSchema {
+        /// In the directory.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// The database failed; what was sent may or may not be stored.
+    #[error("the database failed")]
+    Database(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl Classify for StoreError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Exists(_) => Class::Terminal(Reason::AlreadyExists),
+            Self::Missing => Class::Terminal(Reason::NotFound),
+            Self::Conflict(_) => Class::Conflict,
+            Self::Expired { .. } => Class::Terminal(Reason::Expired),
+            Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
+            Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked => Class::TRANSIENT,
+            Self::NewerSchema { .. } => Class::Terminal(Reason::Unsupported),
+            Self::Database(_) => Class::Indeterminate,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Session messages and run rows: durable, but outside the revision log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Messages to append to one session, in order, as one atomic item.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The session's uid.
+    pub session: Arc<str>,
+    /// Client-given ids and contents.
+    pub messages: Vec<NewMessage>,
+}
+
+/// One message to append.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// Unique within the session; appending it again gives the first number.
+    pub id: Arc<str>,
+    /// `user`, `agent`, `event` or `system`.
+    pub kind: Arc<str>,
+    /// The message as JSON without its number: an object whose opening brace is followed by at least one member. The
+    /// reader's bytes are `{"number":N,` + the rest.
+    pub body: Bytes,
+}
+
+/// The outcome of one appended message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its number in the session, contiguous from 1.
+    pub number: u64,
+    /// It had been appended before.
+    pub duplicate: bool,
+}
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Messages {
+    /// Its number in the session.
+    pub number: u64,
+    /// `user`, `agent`, `event` or `system`.
+    pub kind: Arc<str>,
+    /// The whole message as JSON, with its number.
+    pub body: Bytes,
+}
+
+/// Part of a session's messages.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Numbers after the asked one that retention has removed, inclusive.
+    pub gap: Option<(u64, u64)>,
+    /// In order, contiguous.
+    pub messages: Vec<Messages>,
+    /// The last number given in this session, 0 when none.
+    pub last: u64,
+}
+
+/// The newest heartbeat and input cursor of a session's run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// The run's number.
+    pub run: u64,
+    /// The Pod that reported.
+    pub pod_uid: String,
+    /// Wall-clock milliseconds since the Unix epoch of the last heartbeat.
+    pub heartbeat_ms: i64,
+    /// Highest user message that may have reached an agent process.
+    pub offered: u64,
+    /// Highest user message that was written to an agent process.
+    pub delivered: u64,
+    /// A tool call or turn is in progress.
+    pub busy: bool,
+    /// Wall-clock milliseconds of the last activity (a message either way, or busy).
+    pub activity_ms: i64,
+}
