@@ -3,8 +3,20 @@
 //! [`kind`] says what a kind is; each kind has a file of its own, with its Rust type (schemas derive from it), its
 //! rules and its row in the registry. [`phase`] holds the session's state machine.
 
+pub mod agent;
+pub mod common;
+pub mod core;
+pub mod credential;
 pub mod field;
 pub mod kind;
+pub mod names;
+pub mod phase;
+pub mod pod;
+pub mod project;
+pub mod quantity;
+pub mod schema;
+pub mod session;
+pub mod span;
 
 pub use field::{Fault, FieldError};
 pub use kind::{Column, Kind, Registry, Rules, Unknown};
@@ -16,5 +28,8 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Every kind of Mainstay.
 pub fn kinds() -> Vec<Kind> {
-    Vec::new()
+    vec![project::kind(), agent::kind(), session::kind(), credential::kind(), pod::kind()]
+        .into_iter()
+        .chain(core::kinds())
+        .collect()
 }

@@ -1,0 +1,37 @@
+//! Labels, annotations and finalizers that are part of the protocol between controllers, API server and node agent.
+
+/// Label on a Pod: the session that it runs.
+pub const SESSION: &str = "mainstay.dev/session";
+/// Label on everything of a project: its name.
+pub const PROJECT: &str = "mainstay.dev/project";
+/// Annotation on a Pod: uid of its session.
+pub const SESSION_UID: &str = "mainstay.dev/session-uid";
+/// Annotation on a Pod: number of the session's run.
+pub const RUN: &str = "mainstay.dev/run";
+/// Annotation on a Pod: how the supervisor talks to the agent process (`exec`, `stream-json`).
+pub const ADAPTOR: &str = "mainstay.dev/adaptor";
+/// Annotation on a Pod: its workspace outlives it, under the session's uid.
+pub const KEEP_WORKSPACE: &str = "mainstay.dev/keep-workspace";
+/// Annotation on a Pod: it ends when its agent has nothing left to do.
+pub const STOP_ON_FINISH: &str = "mainstay.dev/stop-on-finish";
+/// Annotation on a Pod: a change orders the node agent to fetch a new session token.
+pub const TOKEN_RENEWAL: &str = "mainstay.dev/token-renewal";
+/// Annotation on a Pod: the fencing token of the control plane that created it.
+pub const FENCE: &str = "mainstay.dev/fence";
+/// Finalizer on a Pod: its sandbox is not yet known to be gone.
+pub const NODE_FINALIZER: &str = "mainstay.dev/node";
+/// Finalizer on a Project: its namespace is not yet known to be gone.
+pub const PROJECT_FINALIZER: &str = "mainstay.dev/project";
+/// Finalizer on a Session: its Pods are not yet known to be gone.
+pub const SESSION_FINALIZER: &str = "mainstay.dev/session";
+/// Extended resource: processes and threads of a sandbox.
+pub const PIDS: &str = "mainstay.dev/pids";
+/// The node agent of an embedded server.
+pub const LOCAL_NODE: &str = "local";
+/// Prefix of a secret volume's `secretName` that means a Credential.
+pub const CREDENTIAL_PREFIX: &str = "credential/";
+
+/// The name of the Pod that realises a run of a session.
+pub fn pod_name(session: &str, run: u64) -> String {
+    format!("{session}-{run}")
+}

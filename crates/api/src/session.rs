@@ -1,0 +1,266 @@
+//! `Session`: one agent at work, in runs that are each executed at most once.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::common::{self, CredentialGrant, EnvVar, Resources, quoted};
+use crate::field::FieldError;
+use crate::kind::{Column, Kind, Rules, Unknown};
+use crate::phase::Phase;
+use crate::quantity;
+use crate::span::Span;
+
+/// A session asks for an agent to work on a prompt, in a sandbox of its own.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(group = "mainstay.dev", version = "v1alpha1", kind = "Session", namespaced)]
+#[kube(status = "SessionStatus", shortname = "sess", derive = "PartialEq", derive = "Default")]
+#[serde(rename_all = "camelCase")]
+pub struct SessionSpec {
+    /// The Agent to run, in the same namespace; the project's default agent when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// What to do; joined with the project's and the agent's prompt, it is user message 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262_144))]
+    pub prompt: Option<String>,
+    /// Program and arguments in place of the agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub command: Vec<String>,
+    /// Environment of the agent process, on top of the agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub env: Vec<EnvVar>,
+    /// Credentials granted to this session, on top of the agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub credentials: Vec<CredentialGrant>,
+    /// Limits of the sandbox; what is absent comes from the agent, then the project.
+    #[serde(default)]
+    pub resources: Resources,
+    /// The directory that the agent works in.
+    #[serde(default)]
+    pub workspace: WorkspaceSpec,
+    /// Longest life of a run, from its start; 0 or absent = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// Longest time without a message either way or a tool call; the project's or 24 h when absent, 0 = never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inactivity_timeout: Option<Span>,
+    /// End the run when the agent has answered, instead of waiting for more messages.
+    #[serde(default)]
+    pub stop_on_finish: bool,
+    /// What the session should be: running, or stopped.
+    #[serde(default)]
+    pub desired_state: DesiredState,
+    /// Which run is asked for; a run number is executed at most once. `mainstay resume` adds one.
+    #[serde(default = "first_run")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub run: u64,
+}
+
+const fn first_run() -> u64 {
+    1
+}
+
+/// What a session should be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DesiredState {
+    /// At work, until its agent finishes.
+    #[default]
+    Running,
+    /// Stopped.
+    Stopped,
+}
+
+/// The directory that an agent works in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceSpec {
+    /// Its size, a real limit, such as `1Gi`; the project's or 1Gi when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// The workspace survives a stop and is there again in the next run.
+    #[serde(default)]
+    pub keep: bool,
+    /// A ConfigMap whose keys appear as read-only files in `/mainstay/files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<String>,
+}
+
+/// What is known of a session.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionStatus {
+    /// Where the session is in its life.
+    #[serde(default)]
+    pub phase: Phase,
+    /// The run that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
+    /// The generation of the spec that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When the run was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// The last message either way, or the end of the last tool call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_activity_time: Option<Time>,
+    /// Why the run was stopped, or failed: `User`, `Timeout`, `Inactivity`, `Deleted`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_reason: Option<String>,
+    /// The Pod of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// How many runs were started.
+    #[serde(default)]
+    pub attempts: u64,
+    /// The agent's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Number of the last message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_message: Option<u64>,
+    /// In words: what the phase does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Size of a workspace when nobody says otherwise.
+pub const DEFAULT_WORKSPACE_SIZE: &str = "1Gi";
+/// Inactivity timeout when nobody says otherwise.
+pub const DEFAULT_INACTIVITY_TIMEOUT: Span = Span::from_secs(24 * 3_600);
+
+/// The row of this kind in the registry.
+pub fn kind() -> Kind {
+    Kind {
+        group: crate::GROUP,
+        version: crate::VERSION,
+        kind: "Session",
+        plural: "sessions",
+        singular: "session",
+        short_names: &["sess"],
+        categories: &["mainstay"],
+        namespaced: true,
+        status: true,
+        core: false,
+        columns: COLUMNS,
+        selectable: &["spec.agent", "status.phase"],
+        schema: crate::schema::of::<Session>,
+        unknown: Unknown::AsAsked,
+        rules: Rules { on_create, check, check_status },
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    Column { name: "Phase", kind: "string", path: "status.phase", priority: 0, description: "Where it is in its life" },
+    Column { name: "Agent", kind: "string", path: "spec.agent", priority: 0, description: "The agent it runs" },
+    Column { name: "Messages", kind: "integer", path: "status.lastMessage", priority: 0, description: "Last message" },
+    Column { name: "Run", kind: "integer", path: "spec.run", priority: 1, description: "The run asked for" },
+    Column {
+        name: "Exit",
+        kind: "integer",
+        path: "status.exitCode",
+        priority: 1,
+        description: "The agent's exit code",
+    },
+    Column { name: "Pod", kind: "string", path: "status.pod", priority: 1, description: "The Pod of the run" },
+    Column { name: "Reason", kind: "string", path: "status.stoppedReason", priority: 1, description: "Why it ended" },
+];
+
+fn on_create(object: &mut Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("status".to_owned(), json!({ "phase": "Pending", "attempts": 0 }));
+    }
+}
+
+fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let spec = match SessionSpec::deserialize(&new["spec"]) {
+        Ok(spec) => spec,
+        Err(error) => return vec![FieldError::invalid("spec", "object", error.to_string())],
+    };
+    let mut errors = Vec::new();
+    let name = new["metadata"]["name"].as_str().unwrap_or_default();
+    if let Some(fault) = common::label_fault(name).filter(|_| !name.is_empty()) {
+        errors.push(FieldError::invalid("metadata.name", quoted(name), fault));
+    } else if name.len() > 52 {
+        errors.push(FieldError::invalid(
+            "metadata.name",
+            quoted(name),
+            "must be at most 52 characters: its Pods add a run number",
+        ));
+    }
+    for (path, reference) in [("spec.agent", &spec.agent), ("spec.workspace.files", &spec.workspace.files)] {
+        if let Some(fault) = reference.as_deref().and_then(common::name_fault) {
+            errors.push(FieldError::invalid(path, quoted(reference.as_deref().unwrap_or_default()), fault));
+        }
+    }
+    errors.extend(check_command("spec.command", &spec.command));
+    errors.extend(common::check_env("spec.env", &spec.env));
+    errors.extend(common::check_resources("spec.resources", &spec.resources));
+    errors.extend(common::check_grants("spec.credentials", &spec.credentials));
+    errors.extend(check_workspace_size("spec.workspace.size", spec.workspace.size.as_deref()));
+    errors.extend(check_span(new, "timeout").into_iter().chain(check_span(new, "inactivityTimeout")));
+    if let Some(before) = old.and_then(|old| old["spec"]["run"].as_u64())
+        && spec.run < before
+    {
+        errors.push(FieldError::invalid(
+            "spec.run",
+            spec.run,
+            format!("must not go back: run {before} was asked for already"),
+        ));
+    }
+    errors
+}
+
+/// A program that is named must have a name, and no argument may hold a NUL.
+pub(crate) fn check_command(path: &str, command: &[String]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if command.first().is_some_and(String::is_empty) {
+        errors.push(FieldError::invalid(format!("{path}[0]"), "\"\"", "must name a program"));
+    }
+    for (at, word) in command.iter().enumerate().filter(|(_, word)| word.contains('\0')) {
+        errors.push(FieldError::invalid(format!("{path}[{at}]"), quoted(word), "must not contain a NUL character"));
+    }
+    errors
+}
+
+/// What is wrong with the size of a workspace.
+pub(crate) fn check_workspace_size(path: &str, size: Option<&str>) -> Option<FieldError> {
+    let size = size?;
+    match quantity::units(size) {
+        Ok(bytes) if (1 << 20..=1 << 42).contains(&bytes) => None,
+        Ok(_) => Some(FieldError::invalid(path, quoted(size), "must be between 1Mi and 4Ti")),
+        Err(bad) => Some(FieldError::invalid(path, quoted(size), bad.to_string())),
+    }
+}
+
+fn check_span(object: &Value, field: &str) -> Option<FieldError> {
+    let value = object["spec"].get(field).filter(|value| !value.is_null())?;
+    Span::deserialize(value)
+        .is_err()
+        .then(|| FieldError::invalid(format!("spec.{field}"), value, "must be seconds, or a span such as 90s or 1h30m"))
+}
+
+fn check_status(new: &Value, old: &Value) -> Vec<FieldError> {
+    let phase_of = |object: &Value| object["status"]["phase"].as_str().and_then(Phase::parse);
+    let (Some(after), Some(before)) = (phase_of(new), phase_of(old)) else { return Vec::new() };
+    if before.may_become(after) {
+        return Vec::new();
+    }
+    vec![FieldError::invalid(
+        "status.phase",
+        quoted(after.as_str()),
+        format!("a session that is {before} may not become {after}"),
+    )]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use super::*;
+
+fn faults(spec: Value) -> Vec<String> {
+    let object = json!({ "metadata": { "name": "fix" }, "spec": spec });
+    check(&object, None).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn wrong_specs_are_refused_by_field() {
+    for (spec, expected) in [
+        (json!({ "command": [""] }), "spec.command[0]: Invalid value: \"\": must name a program"),
+        (
+            json!({ "env": [{ "name": "1X" }] }),
+            "spec.env[0].name: Invalid value: \"1X\": must be letters, digits and '_', not starting with a digit",
+        ),
+        (json!({ "env": [{ "name": "A" }, { "name": "A" }] }), "spec.env[1].name: Duplicate value: \"A\""),
+        (
+            json!({ "env": [{ "name": "MAINSTAY_X" }] }),
+            "spec.env[0].name: Invalid value: \"MAINSTAY_X\": names that start with MAINSTAY_ are set by the platform",
+        ),
+        (
+            json!({ "resources": { "memory": "1Ki" } }),
+            "spec.resources.memory: Invalid value: \"1Ki\": must be between 8Mi and 1Ti",
+        ),
+        (
+            json!({ "resources": { "cpu": "much" } }),
+            "spec.resources.cpu: Invalid value: \"much\": must be a quantity such as 500m, 2, 256Mi or 1Gi",
+        ),
+        (
+            json!({ "workspace": { "size": "1" } }),
+            "spec.workspace.size: Invalid value: \"1\": must be between 1Mi and 4Ti",
+        ),
+        (
+            json!({ "agent": "Not A Name" }),
+            "spec.agent: Invalid value: \"Not A Name\": must be at most 253 lower-case letters, digits, '-' and '.', starting and ending with a letter or digit",
+        ),
+        (
+            json!({ "credentials": [{ "name": "a" }, { "name": "a" }] }),
+            "spec.credentials[1].name: Duplicate value: \"a\"",
+        ),
+    ] {
+        assert_eq!(faults(spec.clone()), [expected], "{spec}");
+    }
+    assert_eq!(faults(json!({ "prompt": "fix it", "timeout": "1h", "env": [{ "name": "A", "value": "b" }] })), [""; 0]);
+}
+
+#[test]
+fn a_run_number_does_not_go_back() {
+    let old = json!({ "metadata": { "name": "fix" }, "spec": { "run": 3 } });
+    let new = json!({ "metadata": { "name": "fix" }, "spec": { "run": 2 } });
+    assert_eq!(check(&new, Some(&old)).len(), 1);
+    assert_eq!(check(&old, Some(&new)).len(), 0);
+}
+
+#[test]
+fn a_forbidden_move_is_refused() {
+    let at = |phase: &str| json!({ "status": { "phase": phase } });
+    assert_eq!(
+        check_status(&at("Running"), &at("Completed"))[0].to_string(),
+        "status.phase: Invalid value: \"Running\": a session that is Completed may not become Running"
+    );
+    assert!(check_status(&at("Completed"), &at("Running")).is_empty());
+}
