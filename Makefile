@@ -1,0 +1,42 @@
+# What people run. Each target says what it does and how long it took.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(PATH):/usr/sbin:/sbin
+
+say = @printf '\033[1m==>\033[0m %s\n' "$(1)" >&2
+
+.PHONY: help
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## Builds the binary: target/release/mainstay (from cold about 5 minutes on two cores).
+	$(call say,building mainstay)
+	@time cargo build --release --locked -p mainstay
+
+.PHONY: demo
+demo: ## Builds, then runs an agent session end to end, kills the control plane half-way, and cleans up.
+	@scripts/prepare demo
+	@$(MAKE) --no-print-directory build
+	@time target/release/mainstay demo
+
+.PHONY: test
+test: ## Installs what the tests need and passes them all (from cold about 15 minutes on two cores).
+	@scripts/prepare
+	$(call say,building mainstay and its tests)
+	@time cargo build --release --locked --workspace --all-targets
+	$(call say,running the tests)
+	@time cargo test --release --locked --workspace --no-fail-fast
+
+.PHONY: lint
+lint: ## Format, lints, docs and dependency rules, as .ci/run checks them.
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --document-private-items
+	scripts/check-structure
+
+.PHONY: bench
+bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).
+	@scripts/prepare
+	@$(MAKE) --no-print-directory build
+	@scripts/bench
