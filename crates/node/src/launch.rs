@@ -40,6 +40,14 @@ pub struct Launch {
     pub files: Vec<FileSet>,
     /// `DIR/node/run/POD_UID`; does not exist yet, the shim claims it by mkdir.
     pub run_dir: PathBuf,
+    /// `DIR/node/pods/POD_UID/sock`: the relay's socket directory, made by the node agent before the launch and bound
+    /// into the sandbox as `/mainstay/run`. The shim makes, keeps and removes nothing of it.
+    pub sock_dir: PathBuf,
+    /// `DIR/node/pods/POD_UID/token`: the session token's directory, likewise bound as `/mainstay/token`.
+    pub token_dir: PathBuf,
+    /// The id of this data directory (`DIR/node/instance`): cgroups are named `mainstay/INSTANCE/POD_UID`, so that a
+    /// node agent never takes another's for an orphan of its own.
+    pub instance: String,
     /// Run as the namespaces' isolation demands, or as plain child processes (tests only ask for [`Isolation::None`]).
     pub isolation: Isolation,
     /// The first host uid and gid of this sandbox's range of 65,536 (root only).
