@@ -3,19 +3,21 @@
 //! [`Store`] is a log of changes under one gap-free revision counter in commit order. [`sqlite`] implements it;
 //! the conformance suite in `conformance` holds for every implementation.
 
-pub mod conformance;
 pub mod error;
+mod hub;
 pub mod message;
 pub mod object;
 pub mod sqlite;
 pub mod watch;
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use futures::future::BoxFuture;
-use std::sync::Arc;
 
 pub use error::StoreError;
-pub use message::{Append, Appended, Messages, Page as MessagePage, RunRow};
+pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, RunRow};
 pub use object::{Draft, Key, Meta, Object, Revision, Write};
+pub use sqlite::{Options, SqliteStore};
 pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 
 /// The state of a control plane: objects with revisions, their history, and session messages.
@@ -125,4 +127,9 @@ pub struct Stats {
     pub slow_watchers_ended: u64,
     /// Writes waiting for the writer now.
     pub queued: u64,
+}
+
+/// Locks a mutex; a panic elsewhere never left the data inside half-changed, so poisoning is ignored.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,7 +37,7 @@ pub struct Appended {
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Messages {
+pub struct Message {
     /// Its number in the session.
     pub number: u64,
     /// `user`, `agent`, `event` or `system`.
@@ -52,7 +52,7 @@ pub struct Page {
     /// Numbers after the asked one that retention has removed, inclusive.
     pub gap: Option<(u64, u64)>,
     /// In order, contiguous.
-    pub messages: Vec<Messages>,
+    pub messages: Vec<Message>,
     /// The last number given in this session, 0 when none.
     pub last: u64,
 }

@@ -1,0 +1,237 @@
+//! The newest state in memory, the ring of recent changes, and the fan-out to watchers.
+//!
+//! Invariants: the writer alone publishes, in revision order, after the commit. Objects are visible before a watcher is
+//! told of them; `published` rises after both. Joining a watch and publishing exclude each other, so a watcher sees what
+//! the ring held and then what follows, without gap or duplicate.
+
+mod index;
+mod objects;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use tokio::sync::Notify;
+
+use crate::lock;
+use crate::object::{Key, Object, Revision};
+use crate::watch::{Change, Scope, WatchEnd};
+use index::Index;
+pub(crate) use objects::Objects;
+
+/// Bounds of what is kept in memory beside the objects.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Changes in the ring.
+    pub(crate) ring_changes: usize,
+    /// Bytes in the ring.
+    pub(crate) ring_bytes: usize,
+    /// Bytes waiting for one watcher.
+    pub(crate) watcher_bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    bounds: Bounds,
+    objects: RwLock<Objects>,
+    feed: Mutex<Feed>,
+    published: AtomicU64,
+    floor: AtomicU64,
+    watchers: AtomicU64,
+    slow: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Feed {
+    ring: VecDeque<Arc<Change>>,
+    ring_bytes: usize,
+    index: Index,
+    next_id: u64,
+    closed: bool,
+}
+
+/// What waits for one watcher.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    state: Mutex<WaitingState>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct WaitingState {
+    changes: Vec<Arc<Change>>,
+    bytes: usize,
+    /// Why nothing more comes, and up to where everything did come.
+    ended: Option<(WatchEnd, Revision)>,
+}
+
+/// A watcher's place at the hub; dropping it leaves.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    hub: Arc<Hub>,
+    waiting: Arc<Waiting>,
+    scope: Scope,
+    id: u64,
+}
+
+/// What a watcher found in its queue.
+pub(crate) enum Taken {
+    Changes(Vec<Arc<Change>>),
+    Ended(WatchEnd),
+    Nothing,
+}
+
+impl Hub {
+    pub(crate) fn new(bounds: Bounds, objects: Objects, floor: Revision) -> Self {
+        let published = AtomicU64::new(objects.revision().0);
+        let feed = Feed { ring: VecDeque::new(), ring_bytes: 0, index: Index::default(), next_id: 0, closed: false };
+        Self {
+            bounds,
+            objects: RwLock::new(objects),
+            feed: Mutex::new(feed),
+            published,
+            floor: AtomicU64::new(floor.0),
+            watchers: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn objects(&self) -> RwLockReadGuard<'_, Objects> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.objects().get(key).cloned()
+    }
+
+    pub(crate) fn published(&self) -> Revision {
+        Revision(self.published.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn floor(&self) -> Revision {
+        Revision(self.floor.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn raise_floor(&self, floor: Revision) {
+        self.floor.fetch_max(floor.0, Ordering::AcqRel);
+    }
+
+    /// Watchers there are, and those that were ended because they were slow.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.watchers.load(Ordering::Relaxed), self.slow.load(Ordering::Relaxed))
+    }
+
+    /// Makes committed changes visible: to readers, then to watchers.
+    pub(crate) fn publish(&self, changes: &[Arc<Change>]) {
+        let Some(last) = changes.last() else { return };
+        let mut feed = lock(&self.feed);
+        {
+            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            for change in changes {
+                objects.apply(change);
+            }
+        }
+        for change in changes {
+            feed.remember(change, self.bounds);
+            feed.index.visit(&change.object.key, |waiting| self.offer(waiting, change));
+        }
+        self.published.store(last.revision().0, Ordering::Release);
+    }
+
+    fn offer(&self, waiting: &Waiting, change: &Arc<Change>) {
+        let mut state = lock(&waiting.state);
+        if state.ended.is_some() {
+            return;
+        }
+        let weight = change.weight();
+        let was_idle = state.changes.is_empty();
+        if !was_idle && state.bytes + weight > self.bounds.watcher_bytes {
+            state.ended = Some((WatchEnd::Slow, Revision(change.revision().0 - 1)));
+            self.slow.fetch_add(1, Ordering::Relaxed);
+        } else {
+            state.bytes += weight;
+            state.changes.push(Arc::clone(change));
+        }
+        drop(state);
+        if was_idle {
+            waiting.wake.notify_one();
+        }
+    }
+
+    /// A place in the fan-out for a watcher that has everything up to `after`; `None` when the ring no longer holds all
+    /// that came since.
+    pub(crate) fn join(self: &Arc<Self>, scope: &Scope, after: Revision) -> Option<Registration> {
+        let mut feed = lock(&self.feed);
+        let published = self.published();
+        let oldest = feed.ring.front().map_or(published.0 + 1, |change| change.revision().0);
+        if after.0 + 1 < oldest {
+            return None;
+        }
+        let missed = feed.ring.partition_point(|change| change.revision() <= after);
+        let changes = feed.ring.range(missed..).filter(|change| scope.matches(&change.object.key)).cloned().collect();
+        let ended = feed.closed.then_some((WatchEnd::Closed, published));
+        let state = Mutex::new(WaitingState { changes, bytes: 0, ended });
+        let waiting = Arc::new(Waiting { state, wake: Notify::new() });
+        let id = feed.next_id;
+        feed.next_id += 1;
+        feed.index.insert(scope, id, Arc::clone(&waiting));
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        Some(Registration { hub: Arc::clone(self), waiting, scope: scope.clone(), id })
+    }
+
+    /// Ends all watches, after what they have been given.
+    pub(crate) fn close(&self) {
+        let mut feed = lock(&self.feed);
+        feed.closed = true;
+        let published = self.published();
+        feed.index.visit_all(|waiting| {
+            lock(&waiting.state).ended.get_or_insert((WatchEnd::Closed, published));
+            waiting.wake.notify_one();
+        });
+    }
+}
+
+impl Feed {
+    fn remember(&mut self, change: &Arc<Change>, bounds: Bounds) {
+        self.ring_bytes += change.weight();
+        self.ring.push_back(Arc::clone(change));
+        while self.ring.len() > bounds.ring_changes || self.ring_bytes > bounds.ring_bytes {
+            let Some(oldest) = self.ring.pop_front() else { break };
+            self.ring_bytes -= oldest.weight();
+        }
+    }
+}
+
+impl Registration {
+    pub(crate) fn take(&self) -> Taken {
+        let mut state = lock(&self.waiting.state);
+        if !state.changes.is_empty() {
+            state.bytes = 0;
+            return Taken::Changes(std::mem::take(&mut state.changes));
+        }
+        state.ended.map_or(Taken::Nothing, |(end, _)| Taken::Ended(end))
+    }
+
+    pub(crate) async fn wait(&self) {
+        self.waiting.wake.notified().await;
+    }
+
+    /// `published` is read first: what it covers is in the queue by then, or has been handed out.
+    pub(crate) fn progress(&self, hub: &Hub) -> Revision {
+        let published = hub.published();
+        let state = lock(&self.waiting.state);
+        match (state.changes.first(), state.ended) {
+            (Some(first), _) => Revision(first.revision().0 - 1),
+            (None, Some((_, complete))) => complete,
+            (None, None) => published,
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        lock(&self.hub.feed).index.remove(&self.scope, self.id);
+        self.hub.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

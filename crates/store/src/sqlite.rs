@@ -1,0 +1,343 @@
+//! The store over one SQLite file.
+//!
+//! One thread owns the writing connection and commits in groups ([`writer`]). The newest state is served from memory
+//! (`hub`); older snapshots, replays and messages are read on a few read-only connections ([`readers`]).
+//!
+//! Invariants:
+//! - An acknowledged write is on disk (`synchronous=FULL`), and visible.
+//! - Memory holds exactly the committed state: a lock on the directory keeps other processes out, and only the writer
+//!   publishes, after its commit.
+//! - After a failed sync the process stops: what the disk holds is then unknown. A full disk only fails writes.
+
+mod batch;
+mod chores;
+mod directory;
+mod history;
+mod queue;
+mod readers;
+mod schema;
+mod sessions;
+mod work;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use crate::error::StoreError;
+use crate::hub::{Bounds, Hub};
+use crate::lock;
+use crate::message::{Append, Appended, Page, RunRow};
+use crate::object::{Key, Object, Revision, Write};
+use crate::watch::{Scope, Watch};
+use crate::{ListPage, ListQuery, Stats, Store};
+use history::History;
+use queue::{Job, Queue, Reply};
+use readers::Readers;
+use sessions::Sessions;
+use writer::{Health, Writer};
+
+/// The largest object, in bytes of its JSON.
+pub const MAX_OBJECT: usize = 1_572_864;
+/// The largest message, in bytes of its JSON.
+pub const MAX_MESSAGE: usize = 1_048_576;
+
+/// How a store is opened. [`Options::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory; made if it is missing (0700).
+    pub dir: PathBuf,
+    /// Recent changes kept in memory for watches: 16,384.
+    pub ring_changes: usize,
+    /// Bytes of recent changes kept in memory: 16 MiB. (Bytes of current objects are shared.)
+    pub ring_bytes: usize,
+    /// Bytes that may wait for one watcher before it is ended as slow: 8 MiB.
+    pub watcher_bytes: usize,
+    /// Writes that may wait before [`StoreError::Busy`]: 8,192.
+    pub queue_items: usize,
+    /// Bytes of writes that may wait before [`StoreError::Busy`]: 64 MiB.
+    pub queue_bytes: usize,
+    /// History younger than this is kept: 5 minutes. Only history that all three bounds give up is compacted, save that
+    /// `retain_at_most` overrules the other two.
+    pub retain_for: Duration,
+    /// As many of the newest changes are kept: 10,000.
+    pub retain_changes: u64,
+    /// Never more changes than this are kept: 1,000,000.
+    pub retain_at_most: u64,
+    /// Read-only connections, each opened when it is first needed: 4.
+    pub readers: usize,
+    /// Ids of trimmed messages are remembered for so many numbers behind the oldest retained message: 100,000.
+    pub id_window: u64,
+    /// Pages of 4 KiB after which the log is copied into the database: 4,000.
+    pub checkpoint_pages: u32,
+    /// Pages of 4 KiB that the database may have, for tests of a full disk; `None` for no bound of our own.
+    pub max_pages: Option<u32>,
+}
+
+impl Options {
+    /// The defaults for a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            ring_changes: 16_384,
+            ring_bytes: 16 << 20,
+            watcher_bytes: 8 << 20,
+            queue_items: 8_192,
+            queue_bytes: 64 << 20,
+            retain_for: Duration::from_secs(300),
+            retain_changes: 10_000,
+            retain_at_most: 1_000_000,
+            readers: 4,
+            id_window: 100_000,
+            checkpoint_pages: 4_000,
+            max_pages: None,
+        }
+    }
+}
+
+/// A [`Store`] in one directory.
+#[derive(Debug)]
+pub struct SqliteStore {
+    hub: Arc<Hub>,
+    sessions: Arc<Sessions>,
+    queue: Arc<Queue>,
+    health: Arc<Health>,
+    readers: Arc<Readers>,
+    history: Arc<History>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    closed: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the directory, or makes it, and loads the current objects. Blocks while it reads.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it open, [`StoreError::NewerSchema`] when a newer program wrote
+    /// it, and [`StoreError::Database`].
+    pub fn open(options: Options) -> Result<Arc<Self>, StoreError> {
+        let held = directory::hold(&options.dir)?;
+        let path = options.dir.join("state.db");
+        let connection = schema::open(&path, &options)?;
+        let (objects, floor) = schema::load(&connection)?;
+        let bounds = Bounds {
+            ring_changes: options.ring_changes,
+            ring_bytes: options.ring_bytes,
+            watcher_bytes: options.watcher_bytes,
+        };
+        let hub = Arc::new(Hub::new(bounds, objects, floor));
+        let sessions = Arc::new(Sessions::load(&connection)?);
+        let queue = Arc::new(Queue::new(options.queue_items, options.queue_bytes));
+        let health = Arc::new(Health::default());
+        let readers = Arc::new(Readers::new(path, options.readers));
+        let history = Arc::new(History::new(Arc::clone(&readers)));
+        let (done, closed) = oneshot::channel();
+        let writer = Writer::new(
+            connection,
+            options,
+            (Arc::clone(&hub), Arc::clone(&sessions), Arc::clone(&queue), Arc::clone(&health)),
+        )?;
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                writer.run();
+                drop(held);
+                done.send(()).ok();
+            })
+            .map_err(|error| StoreError::Database(Arc::new(error)))?;
+        let (thread, closed) = (Mutex::new(Some(thread)), Mutex::new(Some(closed)));
+        Ok(Arc::new(Self { hub, sessions, queue, health, readers, history, thread, closed }))
+    }
+
+    /// Gives a job to the writer and waits for its answer.
+    fn submit<T: Send + 'static>(
+        &self,
+        size: usize,
+        job: impl FnOnce(Reply<T>) -> Job,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(refused) = self.queue.push(job(reply), size) {
+            return std::future::ready(Err(refused)).boxed();
+        }
+        async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
+    }
+
+    fn list_now(&self, query: &ListQuery) -> Result<Option<ListPage>, StoreError> {
+        let objects = self.hub.objects();
+        let current = objects.revision();
+        let revision = query.at.unwrap_or(current);
+        if revision > current {
+            return Err(StoreError::Future { asked: revision, current });
+        }
+        let floor = self.hub.floor();
+        if revision < floor {
+            return Err(StoreError::Expired { asked: revision, floor });
+        }
+        if revision < current && !objects.unchanged_since(&query.scope.resource, revision) {
+            return Ok(None);
+        }
+        let limit = query.limit.unwrap_or(usize::MAX);
+        let (items, remaining) = objects.page(&query.scope, query.after.as_ref(), limit);
+        Ok(Some(ListPage { revision, items, remaining }))
+    }
+}
+
+fn refuse<T: Send + 'static>(error: StoreError) -> BoxFuture<'static, Result<T, StoreError>> {
+    std::future::ready(Err(error)).boxed()
+}
+
+fn at_most(size: usize, limit: usize) -> Result<(), StoreError> {
+    if size > limit { Err(StoreError::TooLarge { size, limit }) } else { Ok(()) }
+}
+
+impl Store for SqliteStore {
+    fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
+        std::future::ready(self.health.open().map(|()| self.hub.get(key))).boxed()
+    }
+
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>> {
+        let now = self.health.open().and_then(|()| self.list_now(&query));
+        match (now, query.at) {
+            (Ok(Some(page)), _) => std::future::ready(Ok(page)).boxed(),
+            (Ok(None), Some(at)) => self.history.list(query, at),
+            (Ok(None), None) => refuse(StoreError::Closed),
+            (Err(error), _) => refuse(error),
+        }
+    }
+
+    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        let size = write.draft().len();
+        if let Err(error) = at_most(size, MAX_OBJECT) {
+            return refuse(error);
+        }
+        match serde_json::to_string(&write.draft().meta) {
+            Ok(meta) => self.submit(size, |reply| Job::Write { write, meta, reply }),
+            Err(error) => refuse(StoreError::Database(Arc::new(error))),
+        }
+    }
+
+    fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {
+        let (current, floor) = (self.hub.published(), self.hub.floor());
+        let watch = self.health.open().and_then(|()| {
+            if after > current && after > self.hub.objects().revision() {
+                Err(StoreError::Future { asked: after, current })
+            } else if after < floor {
+                Err(StoreError::Expired { asked: after, floor })
+            } else {
+                Ok(Watch::new(Arc::clone(&self.hub), Arc::clone(&self.history) as _, scope, after))
+            }
+        });
+        std::future::ready(watch).boxed()
+    }
+
+    fn revision(&self) -> Revision {
+        self.hub.published()
+    }
+
+    fn floor(&self) -> Revision {
+        self.hub.floor()
+    }
+
+    fn compact(&self, floor: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.submit(0, |reply| Job::Compact { floor, reply })
+    }
+
+    fn append(&self, append: Append) -> BoxFuture<'_, Result<Vec<Appended>, StoreError>> {
+        let largest = append.messages.iter().map(|message| message.body.len()).max().unwrap_or(0);
+        if let Err(error) = at_most(largest, MAX_MESSAGE) {
+            return refuse(error);
+        }
+        let size = append.messages.iter().map(|message| message.body.len() + 64).sum();
+        self.submit(size, |reply| Job::Append { append, reply })
+    }
+
+    fn messages(&self, session: &str, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        if let Err(error) = self.health.open() {
+            return refuse(error);
+        }
+        let session = session.to_owned();
+        let readers = Arc::clone(&self.readers);
+        async move { readers.run(move |connection| sessions::page(connection, &session, after, limit)).await }.boxed()
+    }
+
+    fn message_counter(&self, session: &str) -> BoxFuture<'_, Result<watch::Receiver<u64>, StoreError>> {
+        std::future::ready(self.health.open().map(|()| self.sessions.counter(session))).boxed()
+    }
+
+    fn trim_messages(&self, session: &str, keep: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        let session = Arc::from(session);
+        self.submit(0, |reply| Job::Trim { session, keep, reply })
+    }
+
+    fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>> {
+        let session = Arc::from(session);
+        self.submit(0, |reply| Job::Drop { session, reply })
+    }
+
+    /// A row is read as it was put last, even before that is durable.
+    fn run_row(&self, session: &str) -> BoxFuture<'_, Result<Option<RunRow>, StoreError>> {
+        std::future::ready(self.health.open().map(|()| self.sessions.row(session))).boxed()
+    }
+
+    fn put_run_row(&self, session: &str, row: RunRow, durable: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        if let Err(error) = self.health.open() {
+            return refuse(error);
+        }
+        self.sessions.put_row(session, row);
+        if durable {
+            return self.submit(0, |reply| Job::RunRows { reply });
+        }
+        self.queue.nudge();
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn raise(&self, counter: &str) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let name = counter.to_owned();
+        self.submit(0, |reply| Job::Raise { name, reply })
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.health.writable()
+    }
+
+    fn stats(&self) -> Stats {
+        let (watchers, slow_watchers_ended) = self.hub.counts();
+        let (commits, writes) = self.health.counts();
+        let objects = self.hub.objects().count();
+        Stats { objects, commits, writes, watchers, slow_watchers_ended, queued: self.queue.len() as u64 }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.queue.close();
+        let closed = lock(&self.closed).take();
+        async move {
+            if let Some(closed) = closed {
+                closed.await.ok();
+            }
+            self.readers.close();
+        }
+        .boxed()
+    }
+}
+
+impl Drop for SqliteStore {
+    /// Waits for the writer, so that the directory is free when the store is gone.
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = lock(&self.thread).take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// The failure of a statement, with its class.
+fn database(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full,
+        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Busy,
+        _ => StoreError::Database(Arc::new(error)),
+    }
+}

@@ -1,0 +1,27 @@
+//! The data directory: private to its owner, and to one process at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::StoreError;
+
+/// Makes the directory and its database file if they are missing, and locks it until the returned file is dropped.
+pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
+    let failed = |error: std::io::Error| StoreError::Database(Arc::new(error));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let mut private = OpenOptions::new();
+    private.create(true).truncate(false).read(true).write(true).mode(0o600);
+    let held = private.open(dir.join("lock")).map_err(failed)?;
+    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked),
+        Err(error) => return Err(failed(error.into())),
+    }
+    private.open(dir.join("state.db")).map_err(failed)?;
+    Ok(held)
+}

@@ -1,0 +1,120 @@
+//! Tables, their migrations, and opening.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::{Options, database};
+use crate::error::StoreError;
+use crate::hub::Objects;
+use crate::object::{Key, Meta, Object, Revision};
+
+/// Each brings the schema from the version of its index to the next. Only ever append.
+const MIGRATIONS: &[&str] = &["
+    -- One row: the newest revision, and the compaction floor.
+    CREATE TABLE log (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL, floor INTEGER NOT NULL);
+    INSERT INTO log VALUES (1, 0, 0);
+
+    -- Every retained change. The newest row of a key that is not a deletion holds the current object's content, so that
+    -- no content is written twice. kind: 0 created, 1 updated, 2 deleted.
+    CREATE TABLE history (
+        revision INTEGER PRIMARY KEY, resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+        kind INTEGER NOT NULL, meta TEXT NOT NULL, body BLOB NOT NULL);
+    CREATE INDEX history_of_key ON history (resource, namespace, name, revision);
+
+    -- The current objects: which row of the history each is.
+    CREATE TABLE objects (
+        resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL,
+        PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID;
+
+    -- A session's messages are numbered to `last`; those before `first` are gone for readers, those before `purged`
+    -- from the disk. A dropped session keeps its row until its messages are deleted.
+    CREATE TABLE sessions (
+        key INTEGER PRIMARY KEY, session TEXT NOT NULL, dropped INTEGER NOT NULL DEFAULT 0,
+        first INTEGER NOT NULL DEFAULT 1, last INTEGER NOT NULL DEFAULT 0, purged INTEGER NOT NULL DEFAULT 1, row TEXT);
+    CREATE UNIQUE INDEX session_by_uid ON sessions (session) WHERE dropped = 0;
+    CREATE INDEX session_with_chore ON sessions (key) WHERE dropped = 1 OR purged < first;
+
+    -- place: the session's key times 2^32, plus the number. A trimmed message keeps its id for a while, without body.
+    CREATE TABLE messages (place INTEGER PRIMARY KEY, session INTEGER NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, body BLOB);
+    CREATE UNIQUE INDEX message_by_id ON messages (session, id);
+
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"];
+
+/// The writing connection, with the schema brought up to date.
+pub(super) fn open(path: &Path, options: &Options) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(database)?;
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(database)?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if version > known {
+        return Err(StoreError::NewerSchema { found: version, known });
+    }
+    prepare(&connection, options).map_err(database)?;
+    migrate(&mut connection, version).map_err(database)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", i64::from(options.checkpoint_pages) * 4096 * 4)?;
+    connection.pragma_update(None, "cache_size", -8192)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    if let Some(pages) = options.max_pages {
+        connection.pragma_update(None, "max_page_count", pages)?;
+    }
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, version: u32) -> rusqlite::Result<()> {
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(version as usize) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// The current objects, at the newest revision, and the floor.
+pub(super) fn load(connection: &Connection) -> Result<(Objects, Revision), StoreError> {
+    let log = "SELECT revision, floor FROM log";
+    let (revision, floor): (u64, u64) =
+        connection.query_row(log, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(database)?;
+    let mut objects = Objects::at(Revision(revision));
+    let select = "SELECT h.revision, h.resource, h.namespace, h.name, h.meta, h.body
+                  FROM objects o JOIN history h ON h.revision = o.revision";
+    let mut statement = connection.prepare(select).map_err(database)?;
+    let mut rows = statement.query([]).map_err(database)?;
+    while let Some(row) = rows.next().map_err(database)? {
+        let mut object = object(row).map_err(database)?;
+        object.key = objects.intern(&object.key);
+        objects.load(Arc::new(object));
+    }
+    Ok((objects, Revision(floor)))
+}
+
+/// An object from the columns revision, resource, namespace, name, meta, body.
+pub(super) fn object(row: &Row<'_>) -> rusqlite::Result<Object> {
+    let text = |column: usize| row.get_ref(column)?.as_str().map(Arc::<str>::from).map_err(rusqlite::Error::from);
+    let key = Key { resource: text(1)?, namespace: text(2)?, name: text(3)? };
+    let body = Bytes::copy_from_slice(row.get_ref(5)?.as_blob()?);
+    Ok(Object { key, revision: Revision(row.get(0)?), meta: meta(row, 4)?, body })
+}
+
+/// The selectable parts in a column.
+pub(super) fn meta(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<Meta>> {
+    let failed =
+        |error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error));
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map(Arc::new).map_err(failed)
+}

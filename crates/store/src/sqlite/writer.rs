@@ -1,0 +1,311 @@
+//! The one thread that writes.
+//!
+//! A turn takes the first job and whatever waits behind it, and makes one transaction of them: commit, publish, answer,
+//! in that order. A little of the chores rides along.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_runtime::fault::{self, Point};
+use rusqlite::{Connection, ErrorCode};
+use tokio::time::Instant;
+
+use super::batch::Broken;
+use super::chores::{Chores, Done, IDLE_SLICE};
+use super::queue::{Found, Job, Queue};
+use super::sessions::Sessions;
+use super::work::{Answer, Work};
+use super::{Options, database};
+use crate::error::StoreError;
+use crate::hub::Hub;
+
+/// How long a heartbeat may wait for company, and how often a full disk is tried.
+const LINGER: Duration = Duration::from_secs(1);
+/// Freed pages that are given back at a time, and how many must be there first.
+const VACUUM_PAGES: u32 = 256;
+const VACUUM_FROM: u32 = 2_048;
+
+/// Whether writes are possible, and how many there were.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    state: AtomicU8,
+    commits: AtomicU64,
+    writes: AtomicU64,
+}
+
+const WELL: u8 = 0;
+const FULL: u8 = 1;
+const CLOSED: u8 = 2;
+
+impl Health {
+    pub(super) fn writable(&self) -> Result<(), StoreError> {
+        match self.state.load(Ordering::Acquire) {
+            WELL => Ok(()),
+            FULL => Err(StoreError::Full),
+            _ => Err(StoreError::Closed),
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<(), StoreError> {
+        if self.state.load(Ordering::Acquire) == CLOSED { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.commits.load(Ordering::Relaxed), self.writes.load(Ordering::Relaxed))
+    }
+
+    fn is_full(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FULL
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+    hub: Arc<Hub>,
+    sessions: Arc<Sessions>,
+    queue: Arc<Queue>,
+    health: Arc<Health>,
+    chores: Chores,
+    /// When the oldest unwritten run row was noticed.
+    dirty_since: Option<Instant>,
+    /// Pages in the log after the last commit, and at how many it is copied next.
+    log_pages: Arc<AtomicU32>,
+    checkpoint_pages: u32,
+    checkpoint_at: u32,
+    vacuum: bool,
+}
+
+/// Tells everybody that the store is closed, however the thread ends.
+struct Closing(Arc<Hub>, Arc<Queue>, Arc<Health>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.2.state.store(CLOSED, Ordering::Release);
+        self.1.close();
+        self.0.close();
+        while let Found::Jobs(jobs) = self.1.take(Duration::ZERO) {
+            jobs.into_iter().for_each(|job| job.fail(&StoreError::Closed));
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        options: Options,
+        (hub, sessions, queue, health): (Arc<Hub>, Arc<Sessions>, Arc<Queue>, Arc<Health>),
+    ) -> Result<Self, StoreError> {
+        let mut connection = connection;
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&log_pages);
+        connection
+            .wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+                count.store(pages.unsigned_abs(), Ordering::Relaxed);
+                Ok(())
+            }))
+            .map_err(database)?;
+        let chores = Chores::new(&connection, &options, hub.floor()).map_err(database)?;
+        let checkpoint_pages = options.checkpoint_pages;
+        Ok(Self {
+            connection,
+            hub,
+            sessions,
+            queue,
+            health,
+            chores,
+            dirty_since: None,
+            log_pages,
+            checkpoint_pages,
+            checkpoint_at: checkpoint_pages,
+            vacuum: false,
+        })
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        let _closing = Closing(Arc::clone(&self.hub), Arc::clone(&self.queue), Arc::clone(&self.health));
+        while let Found::Jobs(jobs) = self.queue.take(self.patience()) {
+            self.chores.tick(Instant::now(), self.hub.published());
+            if !jobs.is_empty() || self.is_due() {
+                self.turn(jobs);
+            }
+            self.checkpoint();
+            self.give_back_space();
+        }
+        if self.sessions.is_dirty() {
+            self.turn(Vec::new());
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.health.is_full() {
+            return LINGER;
+        }
+        if self.chores.pending() || self.vacuum {
+            return Duration::ZERO;
+        }
+        match self.dirty_since {
+            Some(since) => LINGER.saturating_sub(since.elapsed()),
+            None => self.chores.patience(self.hub.published()),
+        }
+    }
+
+    /// Whether something is to be written though nobody waits for it.
+    fn is_due(&mut self) -> bool {
+        if self.sessions.is_dirty() {
+            let since = *self.dirty_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= LINGER {
+                return true;
+            }
+        }
+        self.chores.pending() || self.health.is_full()
+    }
+
+    /// One transaction.
+    fn turn(&mut self, jobs: Vec<Job>) {
+        let budget = match (self.health.is_full(), jobs.len()) {
+            (true, _) => 0,
+            (false, 0) => IDLE_SLICE,
+            // Twice as many as are written, so that compaction keeps up under any load.
+            (false, waiting) => (2 * waiting + 8).min(IDLE_SLICE),
+        };
+        let hub = Arc::clone(&self.hub);
+        let mut work = Work::new(&hub, jobs, self.sessions.take_dirty());
+        match self.transact(&mut work, budget) {
+            Ok(done) => self.finish(work, &done),
+            Err(broken) => self.give_up(work, broken),
+        }
+    }
+
+    fn transact(&self, work: &mut Work<'_>, budget: usize) -> Result<Done, Broken> {
+        let connection = &self.connection;
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        work.apply(connection, &self.sessions)?;
+        let done = self.chores.slice(connection, budget)?;
+        if self.health.is_full() {
+            // Something must be written, or nothing would be tried.
+            let probe =
+                "INSERT INTO counters VALUES ('store/probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
+            connection.prepare_cached(probe)?.execute([])?;
+        }
+        fault::hit(Point::StoreBeforeCommit).map_err(Broken::Injected)?;
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        fault::hit(Point::StoreAfterCommit).ok();
+        Ok(done)
+    }
+
+    /// The batch is on disk: publish, then answer.
+    fn finish(&mut self, work: Work<'_>, done: &Done) {
+        if self.health.state.swap(WELL, Ordering::AcqRel) == FULL {
+            tracing::info!("the disk has room again: writes are accepted");
+        }
+        self.dirty_since = None;
+        let (changes, touched, freed, answers) = work.settle();
+        self.health.commits.fetch_add(1, Ordering::Relaxed);
+        self.health.writes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        self.hub.publish(&changes);
+        self.sessions.publish(touched);
+        if let Some(floor) = self.chores.settle(done) {
+            self.hub.raise_floor(floor);
+            self.vacuum |= !self.chores.pending();
+        }
+        freed.into_iter().for_each(|key| self.chores.free_messages(key));
+        fault::hit(Point::StoreAfterPublish).ok();
+        for answer in answers {
+            match answer {
+                Answer::Compact(floor, reply) => self.chores.compact(floor, self.hub.published(), reply),
+                answer => answer.send(),
+            }
+        }
+        self.chores.answer();
+    }
+
+    /// Nothing of the batch is on disk: everybody is told why, or the process stops.
+    fn give_up(&mut self, work: Work<'_>, broken: Broken) {
+        let error = match broken {
+            Broken::Injected(injected) => StoreError::Database(Arc::new(injected)),
+            Broken::Diverged(what) => stop(&format!("{what} on disk is not what is in memory")),
+            Broken::Sql(error) => survivable(error),
+        };
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            stop(&format!("a transaction cannot be rolled back: {error}"));
+        }
+        if matches!(error, StoreError::Full) && self.health.state.swap(FULL, Ordering::AcqRel) == WELL {
+            tracing::warn!("the disk is full: the store is read-only until there is room");
+        }
+        self.dirty_since = None;
+        self.sessions.give_back(work.fail(&error));
+    }
+
+    /// Copies the log into the database when it has grown; between two batches, so that it always gets to the end.
+    fn checkpoint(&mut self) {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < self.checkpoint_at {
+            // The log starts anew once it was copied whole.
+            self.checkpoint_at = if pages < self.checkpoint_pages { self.checkpoint_pages } else { self.checkpoint_at };
+            return;
+        }
+        match self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0)) {
+            Ok(_) => {}
+            Err(error) => match survivable(error) {
+                StoreError::Full => self.health.state.store(FULL, Ordering::Release),
+                error => tracing::warn!(%error, "the log was not copied"),
+            },
+        }
+        // A reader may have kept it from the end; that is tried again only after more was written.
+        self.checkpoint_at = pages + self.checkpoint_pages / 4;
+    }
+
+    /// Gives pages that compaction has freed back to the file system, a few at a time.
+    fn give_back_space(&mut self) {
+        if !self.vacuum || self.queue.len() > 0 || self.health.is_full() {
+            return;
+        }
+        match self.vacuum_step() {
+            Ok(more) => self.vacuum = more,
+            Err(error) => {
+                self.vacuum = false;
+                let error = survivable(error);
+                tracing::warn!(%error, "freed pages were not given back");
+            }
+        }
+    }
+
+    fn vacuum_step(&self) -> rusqlite::Result<bool> {
+        let free: u32 = self.connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+        let all: u32 = self.connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        if free < VACUUM_FROM || free < all / 4 {
+            return Ok(false);
+        }
+        let mut vacuum = self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(true)
+    }
+}
+
+/// The error that callers are told when the disk still holds what it held; otherwise the process stops.
+fn survivable(error: rusqlite::Error) -> StoreError {
+    let Some(sqlite) = error.sqlite_error() else { return StoreError::Database(Arc::new(error)) };
+    match sqlite.code {
+        // The shared index of the log could not grow; it is not data.
+        _ if sqlite.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full,
+        ErrorCode::DiskFull => StoreError::Full,
+        ErrorCode::DatabaseBusy => StoreError::Busy,
+        ErrorCode::OutOfMemory => StoreError::Database(Arc::new(error)),
+        _ => stop(&format!("{error} (SQLite code {})", sqlite.extended_code)),
+    }
+}
+
+/// What the disk holds is unknown, so nothing in memory can be trusted, and nobody may be told of a success.
+fn stop(why: &str) -> ! {
+    let line = format!("mainstay: fatal: the store failed and the process stops: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).ok();
+    std::process::abort();
+}

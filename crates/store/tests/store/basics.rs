@@ -1,0 +1,216 @@
+//! Each method does what it says, also after the store was closed and opened again.
+
+use futures::FutureExt;
+use mainstay_store::{
+    Append, ChangeKind, ListQuery, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, WatchEnd,
+};
+
+use super::support::{body, create, delete, draft, key, message, open, put, update};
+
+#[tokio::test]
+async fn writes_are_compared_and_swapped_and_survive_a_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (a, b) = (key("one", "a"), key("two", "b"));
+    assert_eq!(put(&store, create(&a, "x")).await.unwrap().revision, Revision(1));
+    assert!(matches!(put(&store, create(&a, "y")).await, Err(StoreError::Exists(object)) if object.revision.0 == 1));
+    assert!(matches!(put(&store, update(&b, "y", 1)).await, Err(StoreError::Missing)));
+    assert_eq!(put(&store, update(&a, "y", 1)).await.unwrap().body, body("y", 2));
+    assert!(
+        matches!(put(&store, update(&a, "z", 1)).await, Err(StoreError::Conflict(object)) if object.revision.0 == 2)
+    );
+    assert_eq!(put(&store, create(&b, "b")).await.unwrap().revision, Revision(3));
+    assert_eq!(put(&store, delete(&b, "b", 3)).await.unwrap().revision, Revision(4));
+    assert_eq!(store.get(&b).await.unwrap(), None);
+    let before = store.get(&a).await.unwrap();
+    store.close().await;
+    assert!(matches!(store.get(&a).await, Err(StoreError::Closed)));
+    let store = open(dir.path());
+    assert_eq!(store.get(&a).await.unwrap(), before);
+    assert_eq!(store.revision(), Revision(4));
+    assert_eq!(store.stats().objects, 1);
+    assert_eq!(put(&store, create(&b, "b")).await.unwrap().revision, Revision(5));
+}
+
+#[tokio::test]
+async fn a_list_keeps_its_snapshot_over_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for (namespace, name) in [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("c", "1")] {
+        put(&store, create(&key(namespace, name), "old")).await.unwrap();
+    }
+    let scope = Scope::resource("mainstay.dev/sessions");
+    let first = ListQuery { scope: scope.clone(), limit: Some(2), at: None, after: None };
+    let page = store.list(first).await.unwrap();
+    assert_eq!((page.items.len(), page.remaining, page.revision), (2, 3, Revision(5)));
+    put(&store, delete(&key("b", "1"), "gone", 3)).await.unwrap();
+    put(&store, update(&key("c", "1"), "new", 5)).await.unwrap();
+    put(&store, create(&key("b", "11"), "new")).await.unwrap();
+    let next =
+        ListQuery { scope, limit: Some(2), at: Some(page.revision), after: Some(("a".to_owned(), "2".to_owned())) };
+    let page = store.list(next.clone()).await.unwrap();
+    let names: Vec<_> = page.items.iter().map(|object| object.key.to_string()).collect();
+    assert_eq!(names, ["mainstay.dev/sessions/b/1", "mainstay.dev/sessions/b/2"]);
+    assert_eq!(page.remaining, 1);
+    let rest = ListQuery { after: Some(("b".to_owned(), "2".to_owned())), ..next.clone() };
+    assert_eq!(store.list(rest).await.unwrap().items[0].body, body("old", 5));
+    store.compact(Revision(6)).await.unwrap();
+    assert!(matches!(store.list(next.clone()).await, Err(StoreError::Expired { .. })));
+    let future = ListQuery { at: Some(Revision(99)), ..next };
+    assert!(matches!(store.list(future).await, Err(StoreError::Future { .. })));
+}
+
+#[tokio::test]
+async fn a_watch_replays_what_left_the_ring_and_goes_on_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { ring_changes: 3, ..Options::new(dir.path()) }).unwrap();
+    let watched = key("ns", "watched");
+    put(&store, create(&watched, "1")).await.unwrap();
+    put(&store, update(&watched, "2", 1)).await.unwrap();
+    put(&store, create(&key("other", "1"), "noise")).await.unwrap();
+    let mut revision = store.get(&watched).await.unwrap().unwrap().revision.0;
+    for _ in 0..5 {
+        revision = put(&store, update(&watched, "u", revision)).await.unwrap().revision.0;
+    }
+    let mut watch = store.watch(Scope::object(&watched), Revision(0)).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 7 {
+        for change in watch.next().await.unwrap() {
+            let previous = change.previous.as_ref().map(|object| object.revision.0);
+            seen.push((change.revision().0, change.kind, previous));
+        }
+    }
+    assert_eq!(seen[0], (1, ChangeKind::Created, None));
+    assert_eq!(seen[1], (2, ChangeKind::Updated, Some(1)));
+    assert_eq!(seen[2], (4, ChangeKind::Updated, Some(2)));
+    assert_eq!(seen[6].0, 8);
+    assert_eq!(watch.progress(), Revision(8));
+    assert!(watch.next().now_or_never().is_none(), "nothing more, but it has joined the live ring");
+    put(&store, create(&key("other", "x"), "noise")).await.unwrap();
+    assert_eq!(watch.progress(), Revision(9));
+    put(&store, delete(&watched, "last", 8)).await.unwrap();
+    assert_eq!(watch.progress(), Revision(9));
+    let change = watch.next().await.unwrap().remove(0);
+    assert_eq!(change.frame, format!("{{\"type\":\"DELETED\",\"object\":{}}}\n", body("last", 10)));
+    assert_eq!(store.stats().watchers, 1);
+    store.close().await;
+    assert_eq!(watch.next().await.unwrap_err(), WatchEnd::Closed);
+    drop(watch);
+    assert_eq!(store.stats().watchers, 0);
+}
+
+#[tokio::test]
+async fn a_slow_watcher_ends_after_what_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { watcher_bytes: 600, ..Options::new(dir.path()) }).unwrap();
+    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(0)).await.unwrap();
+    for name in 0..10 {
+        put(&store, create(&key("ns", &name.to_string()), "x")).await.unwrap();
+    }
+    let given = watch.next().await.unwrap();
+    let last = given.last().unwrap().revision();
+    assert!(last.0 < 10 && given.len() as u64 == last.0);
+    assert_eq!(watch.next().await.unwrap_err(), WatchEnd::Slow);
+    assert_eq!(watch.progress(), last);
+    assert_eq!(store.stats().slow_watchers_ended, 1);
+    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), last).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].revision().0, last.0 + 1);
+}
+
+#[tokio::test]
+async fn messages_are_numbered_once_per_id_also_after_trimming() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let append = |ids: &[&str]| Append {
+        session: "s".into(),
+        messages: ids.iter().map(|id| message(id, &format!("text of {id}"))).collect(),
+    };
+    let mut counter = store.message_counter("s").await.unwrap();
+    assert_eq!(*counter.borrow_and_update(), 0);
+    let numbers = |appended: Vec<mainstay_store::Appended>| -> Vec<(u64, bool)> {
+        appended.iter().map(|one| (one.number, one.duplicate)).collect()
+    };
+    let first = store.append(append(&["a", "b", "a"])).await.unwrap();
+    assert_eq!(numbers(first), [(1, false), (2, false), (1, true)]);
+    counter.changed().await.unwrap();
+    assert_eq!(*counter.borrow_and_update(), 2);
+    let second = store.append(append(&["b", "c", "d"])).await.unwrap();
+    assert_eq!(numbers(second), [(2, true), (3, false), (4, false)]);
+    let page = store.messages("s", 1, 2).await.unwrap();
+    assert_eq!((page.last, page.gap, page.messages.len()), (4, None, 2));
+    assert_eq!(page.messages[0].body, "{\"number\":2,\"text\":\"text of b\"}");
+    store.trim_messages("s", 1).await.unwrap();
+    let page = store.messages("s", 1, 10).await.unwrap();
+    assert_eq!((page.gap, page.messages.len(), page.messages[0].number), (Some((2, 3)), 1, 4));
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(numbers(store.append(append(&["a", "e"])).await.unwrap()), [(1, true), (5, false)]);
+    assert_eq!(*store.message_counter("s").await.unwrap().borrow(), 5);
+    let mut counter = store.message_counter("s").await.unwrap();
+    store.drop_session("s").await.unwrap();
+    assert!(counter.changed().await.is_err());
+    assert_eq!(store.messages("s", 0, 10).await.unwrap().last, 0);
+    assert_eq!(numbers(store.append(append(&["e"])).await.unwrap()), [(1, false)]);
+}
+
+#[tokio::test]
+async fn run_rows_and_counters_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let row = |run| RunRow { run, pod_uid: "p".to_owned(), offered: 7, ..RunRow::default() };
+    assert_eq!(store.run_row("s").await.unwrap(), None);
+    store.put_run_row("s", row(1), true).await.unwrap();
+    store.put_run_row("s", row(2), false).await.unwrap();
+    assert_eq!(store.run_row("s").await.unwrap(), Some(row(2)));
+    assert_eq!(store.raise("fence").await.unwrap(), 1);
+    assert_eq!(store.raise("fence").await.unwrap(), 2);
+    assert_eq!(store.raise("boot").await.unwrap(), 1);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.run_row("s").await.unwrap(), Some(row(2)));
+    assert_eq!(store.raise("fence").await.unwrap(), 3);
+    assert_eq!(store.revision(), Revision(0));
+}
+
+#[tokio::test]
+async fn a_directory_is_for_one_instance_and_not_for_an_older_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert!(matches!(SqliteStore::open(Options::new(dir.path())), Err(StoreError::Locked)));
+    store.close().await;
+    drop(store);
+    let database = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    drop(database);
+    let refused = SqliteStore::open(Options::new(dir.path())).unwrap_err();
+    assert!(matches!(refused, StoreError::NewerSchema { found: 99, known: 1 }), "{refused}");
+}
+
+#[tokio::test]
+async fn too_much_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { queue_items: 1, ..Options::new(dir.path()) }).unwrap();
+    let mut huge = draft("x");
+    huge.head = vec![b' '; mainstay_store::sqlite::MAX_OBJECT].into();
+    let write = mainstay_store::Write::Create { key: key("a", "a"), draft: huge };
+    assert!(matches!(put(&store, write).await, Err(StoreError::TooLarge { .. })));
+    let writes: Vec<_> = (0..64).map(|n| store.write(create(&key("a", &n.to_string()), "x"))).collect();
+    let outcomes = futures::future::join_all(writes).await;
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Busy))));
+    let succeeded = outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+    assert_eq!(store.revision(), Revision(succeeded));
+}
+
+#[tokio::test]
+async fn a_dropped_write_may_still_commit_and_writers_share_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    drop(store.write(create(&key("a", "dropped"), "x")));
+    let writes = (0..200).map(|n| store.write(create(&key("a", &n.to_string()), "x")));
+    assert!(futures::future::join_all(writes).await.iter().all(Result::is_ok));
+    assert_eq!(store.revision(), Revision(201));
+    assert!(store.stats().commits < 100, "{:?}", store.stats());
+    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(0)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().len(), 201);
+}
