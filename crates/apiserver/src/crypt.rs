@@ -1,0 +1,159 @@
+//! Encryption at rest of single values: AES-256-GCM, each bound to the very field of the very object it belongs to.
+//!
+//! An envelope is `mainstay:v1:KEYID:BASE64(nonce, ciphertext, tag)`. The place is authenticated with it, so an
+//! envelope that was copied to another object, namespace or field does not open. Nonces are 96 random bits: safe for
+//! some 2^32 values under one key, then the key must be rotated.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mainstay_runtime::{Class, Classify, Reason};
+use zeroize::Zeroizing;
+
+use crate::keys::{Keys, fill_random, sha256};
+
+#[cfg(test)]
+mod tests;
+
+const PREFIX: &str = "mainstay:v1:";
+/// The largest value that can be sealed.
+pub const MAX_PLAIN: usize = 1024 * 1024;
+const MAX_ENVELOPE: usize = (MAX_PLAIN + 64) / 3 * 4 + 64;
+
+/// Which field of which object a value belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// API group.
+    pub group: &'a str,
+    /// Plural.
+    pub resource: &'a str,
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Name.
+    pub name: &'a str,
+    /// Uid.
+    pub uid: &'a str,
+    /// Path of the field, such as `spec.token` or `data.KEY`.
+    pub field: &'a str,
+}
+
+impl Place<'_> {
+    /// Each part with its length before it, so that no two places give the same bytes.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(128);
+        for part in [self.group, self.resource, self.namespace, self.name, self.uid, self.field] {
+            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// A value could not be sealed or opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CryptError {
+    /// Larger than [`MAX_PLAIN`].
+    #[error("the value is larger than {MAX_PLAIN} bytes")]
+    TooLarge,
+    /// Not an envelope.
+    #[error("the stored value is not an encrypted one")]
+    Format,
+    /// Sealed under a key that is not here.
+    #[error("the stored value is encrypted under an unknown key")]
+    UnknownKey,
+    /// Changed, or moved from another place.
+    #[error("the stored value was changed, or belongs to another object")]
+    Forged,
+    /// The library or the system's random numbers failed.
+    #[error("the value could not be encrypted")]
+    Failed,
+}
+
+impl Classify for CryptError {
+    fn class(&self) -> Class {
+        Class::Terminal(match self {
+            Self::TooLarge => Reason::TooLarge,
+            Self::Format | Self::UnknownKey | Self::Forged => Reason::Corrupt,
+            Self::Failed => Reason::SystemRefused,
+        })
+    }
+}
+
+/// Seals and opens values under the data keys.
+pub struct Sealer {
+    keys: Vec<(String, LessSafeKey)>,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|(id, _)| id)).finish()
+    }
+}
+
+impl Sealer {
+    /// Seals under the first data key; opens under any.
+    pub fn new(keys: &Keys) -> Result<Self, CryptError> {
+        Self::with_keys(keys.data_keys().iter().map(|key| &**key))
+    }
+
+    fn with_keys<'a>(keys: impl Iterator<Item = &'a [u8; 32]>) -> Result<Self, CryptError> {
+        let keys = keys
+            .map(|key| {
+                let unbound = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CryptError::Failed)?;
+                // The id is a part of the key's hash: it tells keys apart, and nothing of them.
+                let id = sha256(key)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+                Ok((id, LessSafeKey::new(unbound)))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { keys })
+    }
+
+    /// Whether a stored value looks like an envelope.
+    pub fn is_sealed(value: &str) -> bool {
+        value.starts_with(PREFIX)
+    }
+
+    /// Encrypts a value for its place.
+    pub fn seal(&self, place: &Place<'_>, plain: &[u8]) -> Result<String, CryptError> {
+        if plain.len() > MAX_PLAIN {
+            return Err(CryptError::TooLarge);
+        }
+        let (id, key) = self.keys.first().ok_or(CryptError::UnknownKey)?;
+        let mut nonce = [0; NONCE_LEN];
+        fill_random(&mut nonce).map_err(|_| CryptError::Failed)?;
+        // Full capacity at once: a reallocation would leave plain text behind in freed memory.
+        let mut sealed = Zeroizing::new(Vec::with_capacity(NONCE_LEN + plain.len() + AES_256_GCM.tag_len()));
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plain);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = key
+            .seal_in_place_separate_tag(nonce, Aad::from(place.bytes()), &mut sealed[NONCE_LEN..])
+            .map_err(|_| CryptError::Failed)?;
+        sealed.extend_from_slice(tag.as_ref());
+        let mut envelope = String::with_capacity(PREFIX.len() + id.len() + 1 + sealed.len().div_ceil(3) * 4);
+        envelope.push_str(PREFIX);
+        envelope.push_str(id);
+        envelope.push(':');
+        STANDARD.encode_string(&*sealed, &mut envelope);
+        Ok(envelope)
+    }
+
+    /// Decrypts what was sealed for exactly this place.
+    pub fn open(&self, place: &Place<'_>, envelope: &str) -> Result<Zeroizing<Vec<u8>>, CryptError> {
+        let rest =
+            envelope.strip_prefix(PREFIX).filter(|_| envelope.len() <= MAX_ENVELOPE).ok_or(CryptError::Format)?;
+        let (id, text) = rest.split_once(':').ok_or(CryptError::Format)?;
+        let (_, key) = self.keys.iter().find(|(known, _)| known == id).ok_or(CryptError::UnknownKey)?;
+        let mut sealed = Zeroizing::new(STANDARD.decode(text).map_err(|_| CryptError::Format)?);
+        let nonce = sealed.first_chunk::<NONCE_LEN>().copied().ok_or(CryptError::Format)?;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let plain = key
+            .open_within(nonce, Aad::from(place.bytes()), &mut sealed, NONCE_LEN..)
+            .map_err(|_| CryptError::Forged)?
+            .len();
+        sealed.truncate(plain);
+        Ok(sealed)
+    }
+}

@@ -1,0 +1,85 @@
+//! Private files: 0600 in a directory of 0700, owned by us, replaced atomically.
+//!
+//! A crash leaves either the old content or the new one, never a part. A file that others could read or write is
+//! refused, not repaired: what it holds may already be known.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::KeysError;
+
+/// No file of ours is larger.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Makes the directory with mode 0700, or checks that it is there, ours, and closed to others.
+pub(super) fn private_dir(path: &Path) -> Result<(), KeysError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(KeysError::io("create", path, error)),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path).map_err(|error| KeysError::io("examine", path, error))?;
+    if !found.is_dir() {
+        return Err(KeysError::unsafe_file(path, "it is not a directory"));
+    }
+    check_private(path, &found, "0700")
+}
+
+/// The content of a private file; `None` when there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
+    // Non-blocking: a FIFO put in the place of a key must not hang the start.
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(KeysError::io("open", path, error)),
+    };
+    let found = file.metadata().map_err(|error| KeysError::io("examine", path, error))?;
+    if !found.is_file() || found.len() > MAX_BYTES {
+        return Err(KeysError::unsafe_file(path, "it is not an ordinary small file"));
+    }
+    check_private(path, &found, "0600")?;
+    // Full capacity at once, so that no copy of a secret is left behind by a reallocation.
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1));
+    file.take(MAX_BYTES).read_to_end(&mut content).map_err(|error| KeysError::io("read", path, error))?;
+    Ok(Some(content))
+}
+
+/// Writes a private file durably: a temporary file, fsync, rename, fsync of the directory.
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), KeysError> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(KeysError::unsafe_file(path, "it has no directory"));
+    };
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(".new");
+    let temporary = dir.join(temporary);
+    replace(&temporary, path, dir, content).map_err(|error| KeysError::io("write", path, error))
+}
+
+fn replace(temporary: &Path, path: &Path, dir: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn check_private(path: &Path, found: &fs::Metadata, wanted: &str) -> Result<(), KeysError> {
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(KeysError::unsafe_file(path, "it belongs to another user"));
+    }
+    if found.mode() & 0o077 != 0 {
+        let mode = found.mode() & 0o777;
+        return Err(KeysError::unsafe_file(path, format!("its mode is {mode:04o}, and must be {wanted}")));
+    }
+    Ok(())
+}

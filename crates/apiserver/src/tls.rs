@@ -1,0 +1,113 @@
+//! TLS of the listener: 1.2 and 1.3, HTTP/2 and 1.1 by ALPN, and a certificate that is renewed while serving.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::{Class, Classify, Clock, Reason, Tasks};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::PrivateKeyDer;
+use tokio_rustls::TlsAcceptor;
+
+use crate::keys::{Keys, KeysError, Pair};
+
+#[cfg(test)]
+mod tests;
+
+/// How often a running server looks whether its certificate is due.
+const RENEWAL_PERIOD: Duration = Duration::from_hours(12);
+
+/// The server's side of TLS; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    provider: Arc<CryptoProvider>,
+    current: Arc<Current>,
+    config: Arc<rustls::ServerConfig>,
+}
+
+/// TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The server's key or certificate.
+    #[error("the server's certificate could not be had")]
+    Keys(#[from] KeysError),
+    /// The library refused.
+    #[error("TLS could not be configured")]
+    Rustls(#[from] rustls::Error),
+}
+
+impl Classify for TlsError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Keys(error) => error.class(),
+            Self::Rustls(_) => Class::Terminal(Reason::Unsupported),
+        }
+    }
+}
+
+/// The certificate that new connections get.
+struct Current(ArcSwap<CertifiedKey>);
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Current")
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Tls {
+    /// TLS with a certificate for these names (see [`crate::keys::server_names`]).
+    pub fn new(keys: &Keys, names: &[String], clock: &Clock) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let pair = keys.server_pair(names, clock.now())?;
+        let current = Arc::new(Current(ArcSwap::from_pointee(certified(pair, &provider)?)));
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { provider, current, config: Arc::new(config) })
+    }
+
+    /// Accepts connections.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
+    }
+
+    /// Renews the certificate if it is due; connections that are open keep theirs.
+    pub fn renew(&self, keys: &Keys, names: &[String], clock: &Clock) -> Result<(), TlsError> {
+        let pair = keys.server_pair(names, clock.now())?;
+        self.current.0.store(Arc::new(certified(pair, &self.provider)?));
+        Ok(())
+    }
+
+    /// Renews the certificate whenever it is due, until the process stops.
+    pub fn keep_current(&self, keys: Arc<Keys>, names: Vec<String>, clock: Clock, tasks: &Tasks) {
+        let (tls, stop) = (self.clone(), tasks.stopping());
+        drop(tasks.spawn("certificate-renewal", async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(RENEWAL_PERIOD) => {}
+                }
+                if let Err(error) = tls.renew(&keys, &names, &clock) {
+                    tracing::error!(error = chain_of(&error), "the server's certificate was not renewed");
+                }
+            }
+        }));
+    }
+}
+
+fn certified(pair: Pair, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    Ok(CertifiedKey::from_der(vec![pair.certificate], PrivateKeyDer::from(pair.key), provider)?)
+}
