@@ -6,3 +6,6 @@
 //! they exchange.
 
 pub mod launch;
+pub mod sandbox;
+pub mod shim;
+pub mod supervisor;

@@ -1,0 +1,254 @@
+//! The supervisor: the first process inside the sandbox, between the agent process and the session.
+//!
+//! It is not executed but forked from the shim, so nothing of the host's binary need be visible inside, and their
+//! memory stays shared. It starts the agent process, reaps, turns output into messages, hands user messages inwards,
+//! renews the heartbeat, and ends the agent process with a grace period. The API may be away at any time.
+//!
+//! Invariants:
+//! - No output is dropped: what the API has not accepted waits here, and when that is full, the agent process waits.
+//! - The agent process's own ending is what is reported, whatever happens to its messages.
+
+pub(crate) mod adaptor;
+mod agent;
+mod api;
+mod cursor;
+mod input;
+pub(crate) mod link;
+mod outbox;
+mod output;
+mod sender;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_runtime::Tasks;
+use serde_json::json;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::agent::{Agent, Ending, Pipes};
+use self::api::{Address, Api};
+use self::cursor::{Position, Speaker};
+use self::link::{Instruction, Reader, Report, send};
+use self::outbox::{Message, Outbox};
+use crate::launch::{Launch, SessionRef};
+use crate::sandbox::Inside;
+
+/// How long the last messages are tried after the agent process has ended by itself.
+const FLUSH: Duration = Duration::from_mins(5);
+/// The same when the sandbox is being stopped.
+pub(crate) const FLUSH_AT_STOP: Duration = Duration::from_secs(10);
+/// How long to read on once everything that could write has been killed.
+const DRAIN: Duration = Duration::from_mins(1);
+
+/// Runs the agent process to its end; returns the supervisor's exit code.
+pub(crate) fn main(launch: &Launch, inside: &Inside, link: &UnixStream) -> i32 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ran = runtime.and_then(|runtime| {
+        let ran = runtime.block_on(run(launch, inside, link));
+        // Nothing that is left over may hold up the end.
+        runtime.shutdown_background();
+        ran
+    });
+    match ran {
+        Ok((code, signal)) => i32::from(send(link, &Report::Exited { code, signal }).is_err()),
+        Err(error) => {
+            let message = format!("start {}: {error}", launch.command.first().map_or("", String::as_str));
+            send(link, &Report::Failed { message }).ok();
+            1
+        }
+    }
+}
+
+async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<Ending> {
+    let mut events = Events::new(link, launch.grace_seconds)?;
+    let (agent, pipes) = Agent::start(launch, inside)?;
+    send(link, &Report::Started)?;
+    let talk = match (&launch.session, pipes) {
+        (Some(session), Some(pipes)) => Some(Talk::start(launch, session, inside, pipes)?),
+        _ => None,
+    };
+    let ending = events.until_ended(&agent).await;
+    agent.kill_everything();
+    if let Some(talk) = talk {
+        talk.finish(ending, &mut events).await;
+    }
+    Ok(ending)
+}
+
+/// What the supervisor waits for from outside of the conversation.
+struct Events {
+    children: Signal,
+    orders: Orders,
+}
+
+/// Orders to end the agent process: the shim's, or a SIGTERM.
+struct Orders {
+    link: tokio::net::UnixStream,
+    reader: Reader,
+    terminate: Signal,
+    grace: Duration,
+    stopping: bool,
+}
+
+impl Events {
+    fn new(link: &UnixStream, grace_seconds: u64) -> io::Result<Self> {
+        link.set_nonblocking(true)?;
+        let orders = Orders {
+            link: tokio::net::UnixStream::from_std(link.try_clone()?)?,
+            reader: Reader::default(),
+            terminate: signal(SignalKind::terminate())?,
+            grace: Duration::from_secs(grace_seconds),
+            stopping: false,
+        };
+        Ok(Self { children: signal(SignalKind::child())?, orders })
+    }
+
+    /// Waits for the agent process's end, ending it when told to.
+    async fn until_ended(&mut self, agent: &Agent) -> Ending {
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            // A signal may have come before its handler, and several may come as one: look each time.
+            if let Some(ending) = agent.reap() {
+                return ending;
+            }
+            let due = kill_at.unwrap_or_else(Instant::now);
+            let grace = tokio::select! {
+                _ = self.children.recv() => continue,
+                () = sleep_until(due), if kill_at.is_some() => {
+                    agent.kill_everything();
+                    kill_at = None;
+                    continue;
+                }
+                grace = self.orders.stop() => grace,
+            };
+            if kill_at.is_none() {
+                agent.terminate();
+            }
+            let earliest = Instant::now() + grace;
+            kill_at = Some(kill_at.map_or(earliest, |at| at.min(earliest)));
+        }
+    }
+}
+
+impl Orders {
+    /// The next order to stop, with its grace period. Cancel safe.
+    async fn stop(&mut self) -> Duration {
+        let grace = tokio::select! {
+            // Without a link the shim has gone, and the kernel ends us.
+            Some(grace) = instruction(&self.link, &mut self.reader) => grace,
+            _ = self.terminate.recv() => self.grace,
+        };
+        self.stopping = true;
+        grace
+    }
+}
+
+async fn instruction(link: &tokio::net::UnixStream, reader: &mut Reader) -> Option<Duration> {
+    loop {
+        match reader.next::<Instruction>() {
+            Ok(Some(Instruction::Stop { grace_seconds })) => return Some(Duration::from_secs(grace_seconds)),
+            Ok(Some(Instruction::Go)) => continue,
+            Ok(None) => {}
+            Err(_) => return None,
+        }
+        link.readable().await.ok()?;
+        match reader.fill(|chunk| link.try_read(chunk)) {
+            Ok(true) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(false) | Err(_) => return None,
+        }
+    }
+}
+
+/// The conversation between agent process and session.
+struct Talk {
+    run: u64,
+    outbox: Arc<Outbox>,
+    pumps: Vec<JoinHandle<()>>,
+    sender: JoinHandle<()>,
+}
+
+impl Talk {
+    fn start(launch: &Launch, session: &SessionRef, inside: &Inside, pipes: Pipes) -> io::Result<Self> {
+        let tasks = Tasks::new();
+        let address = address(launch, session, inside);
+        let api = || Api::new(address.clone(), tasks.clone());
+        let adaptor = adaptor::adaptor(launch.adaptor);
+        let outbox = Arc::new(Outbox::default());
+        let (in_turn, turns) = watch::channel(false);
+        let speaker = Speaker { run: session.run, pod_uid: launch.pod.uid.clone() };
+        let [stdout, stderr] = pipes.output;
+        let mut pumps = Vec::with_capacity(2);
+        for (stream, from, log) in [("stdout", stdout, log(io::stdout())?), ("stderr", stderr, log(io::stderr())?)] {
+            let (outbox, in_turn) = (Arc::clone(&outbox), in_turn.clone());
+            let output = output::Output { stream, run: session.run, adaptor, outbox, in_turn };
+            pumps.push(tasks.spawn("output", output.pump(from, log)));
+        }
+        let sender = tasks.spawn("sender", sender::send_all(api(), Arc::clone(&outbox)));
+        let (first, beats, speaker_of_beats) = (api(), api(), speaker.clone());
+        let (position, positions) = watch::channel(Position::default());
+        let input = input::Input {
+            stream: api(),
+            cursor: first,
+            speaker,
+            position,
+            adaptor,
+            in_turn,
+            stop_on_finish: session.stop_on_finish,
+        };
+        let starter = tasks.clone();
+        tasks.spawn("input", async move {
+            let mut input = input;
+            input.position.send_replace(cursor::get(&mut input.cursor).await);
+            starter.spawn("heartbeat", cursor::beat(beats, speaker_of_beats, positions, turns));
+            input.carry(pipes.stdin).await;
+        });
+        Ok(Self { run: session.run, outbox, pumps, sender })
+    }
+
+    /// Sends what is left, and the ending itself, as long as time allows.
+    async fn finish(mut self, (code, signal): Ending, events: &mut Events) {
+        let mut limit = Instant::now() + if events.orders.stopping { FLUSH_AT_STOP } else { FLUSH };
+        let Self { run, outbox, pumps, sender } = &mut self;
+        let flush = async {
+            for pump in pumps {
+                timeout(DRAIN, pump).await.ok();
+            }
+            let data = json!({ "event": "exited", "code": code, "signal": signal });
+            let text = match (code, signal) {
+                (Some(code), _) => format!("the agent process exited with code {code}"),
+                (None, signal) => format!("the agent process was ended by signal {}", signal.unwrap_or_default()),
+            };
+            outbox.push(&Message { id: format!("r{run}-system-exited"), kind: "system", run: *run, text, data }).await;
+            outbox.close();
+            sender.await.ok();
+        };
+        tokio::pin!(flush);
+        loop {
+            tokio::select! {
+                () = &mut flush => return,
+                () = sleep_until(limit) => return,
+                _ = events.orders.stop() => limit = limit.min(Instant::now() + FLUSH_AT_STOP),
+            }
+        }
+    }
+}
+
+fn address(launch: &Launch, session: &SessionRef, inside: &Inside) -> Address {
+    let (namespace, name) = (&launch.pod.namespace, &session.name);
+    Address {
+        socket: inside.socket.clone(),
+        token: inside.token.clone(),
+        session: format!("/apis/mainstay.dev/v1alpha1/namespaces/{namespace}/sessions/{name}"),
+    }
+}
+
+fn log(stream: impl std::os::fd::AsFd) -> io::Result<pipe::Sender> {
+    pipe::Sender::from_owned_fd(stream.as_fd().try_clone_to_owned()?)
+}

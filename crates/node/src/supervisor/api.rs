@@ -1,0 +1,168 @@
+//! HTTP over the relay's Unix socket, as the session and nobody else.
+//!
+//! The token is read anew for each request, since it is renewed by renaming a new file over it; the socket is
+//! connected anew whenever it fails, since a restarted control plane listens on a new one in the same directory.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use mainstay_runtime::Tasks;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Bound of every request but a long poll's body.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Largest answer that is read.
+const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// Bytes that a connection buffers: small, since there is one process of this kind per sandbox.
+const BUFFER: usize = 32 * 1024;
+
+/// Where the API is and who we are to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    /// The relay's socket.
+    pub(crate) socket: PathBuf,
+    /// The session token's file.
+    pub(crate) token: PathBuf,
+    /// Path of the session, without a trailing slash.
+    pub(crate) session: String,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// No answer, or one that asks to come again.
+    #[error("{0}")]
+    Away(String),
+    /// An answer that repeating will not change.
+    #[error("refused with {0}: {1}")]
+    Refused(StatusCode, String),
+}
+
+impl ApiError {
+    fn away(error: impl std::fmt::Display) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+/// One connection to the API; each worker has its own, so that none waits for another's.
+#[derive(Debug)]
+pub(crate) struct Api {
+    address: Address,
+    tasks: Tasks,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Api {
+    /// Not connected yet.
+    pub(crate) fn new(address: Address, tasks: Tasks) -> Self {
+        Self { address, tasks, connection: None }
+    }
+
+    /// Sends a request and reads its JSON answer.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ApiError> {
+        let answer = timeout(DEADLINE, async {
+            let response = self.send(method, path, body).await?;
+            let body = Limited::new(response, ANSWER_LIMIT).collect().await.map_err(ApiError::away)?;
+            Ok(body.to_bytes())
+        });
+        let result = answer.await.unwrap_or_else(|_| Err(ApiError::Away("no answer in time".into())));
+        if matches!(result, Err(ApiError::Away(_))) {
+            self.connection = None;
+        }
+        serde_json::from_slice(&result?).map_err(ApiError::away)
+    }
+
+    /// Sends a request and returns its answer's body, to be read as it comes.
+    pub(crate) async fn open(&mut self, path: &str) -> Result<Incoming, ApiError> {
+        // The old connection may still carry an older long poll.
+        self.connection = None;
+        let sent = timeout(DEADLINE, self.send(Method::GET, path, Bytes::new())).await;
+        sent.unwrap_or_else(|_| Err(ApiError::Away("no answer in time".into())))
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Incoming, ApiError> {
+        let token = std::fs::read_to_string(&self.address.token).map_err(ApiError::away)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.address.session))
+            .header(http::header::HOST, "mainstay")
+            .header(http::header::AUTHORIZATION, format!("Bearer {}", token.trim()))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::<Bytes>::new(body))
+            .map_err(ApiError::away)?;
+        let connection = self.connected().await?;
+        let response = connection.send_request(request).await.map_err(ApiError::away)?;
+        match response.status() {
+            status if status.is_success() => Ok(response.into_body()),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                let status = response.status();
+                let text = Limited::new(response, BUFFER).collect().await.map(http_body_util::Collected::to_bytes);
+                let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                Err(ApiError::Refused(status, text.unwrap_or_default()))
+            }
+            status => Err(ApiError::Away(format!("answered {status}"))),
+        }
+    }
+
+    async fn connected(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, ApiError> {
+        let usable = match self.connection.take() {
+            Some(mut held) => held.ready().await.is_ok().then_some(held),
+            None => None,
+        };
+        let held = match usable {
+            Some(held) => held,
+            None => self.connect().await?,
+        };
+        Ok(self.connection.insert(held))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ApiError> {
+        let stream = UnixStream::connect(&self.address.socket).await.map_err(ApiError::away)?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(BUFFER);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(ApiError::away)?;
+        // A connection's failure is its next request's.
+        self.tasks.spawn("connection", async move {
+            connection.await.ok();
+            Ok::<_, Infallible>(())
+        });
+        Ok(sender)
+    }
+}
+
+/// Pauses between attempts: full jitter below a ceiling that doubles.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    ceiling: Duration,
+}
+
+const FIRST_CEILING: Duration = Duration::from_millis(50);
+const LAST_CEILING: Duration = Duration::from_secs(2);
+
+impl Pace {
+    /// As after a success.
+    pub(crate) const fn new() -> Self {
+        Self { ceiling: FIRST_CEILING }
+    }
+
+    /// Waits before the next attempt.
+    pub(crate) async fn pause(&mut self) {
+        let ceiling = self.ceiling;
+        self.ceiling = (ceiling * 2).min(LAST_CEILING);
+        tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.0..1.0))).await;
+    }
+}

@@ -1,0 +1,12 @@
+//! Sandboxes end to end: real shims, real supervisors, real agent processes; only the API is a small fake.
+//!
+//! They need root and Linux, and fail without, rather than passing for nothing.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
+
+#[path = "sandboxes/bench.rs"]
+mod bench;
+#[path = "sandboxes/fake_api.rs"]
+mod fake_api;
+#[path = "sandboxes/life.rs"]
+mod life;
