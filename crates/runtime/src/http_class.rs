@@ -18,8 +18,7 @@ pub const fn class_of_status(status: u16, retry_after: Option<Duration>) -> Opti
         410 => Class::Terminal(Reason::Expired),
         413 => Class::Terminal(Reason::TooLarge),
         415 | 406 | 405 | 501 => Class::Terminal(Reason::Unsupported),
-        408 | 425 | 429 | 500..=506 => Class::Transient { retry_after },
-        507 => Class::Transient { retry_after },
+        408 | 425 | 429 | 500..=507 => Class::Transient { retry_after },
         400..=499 => Class::Terminal(Reason::Invalid),
         _ => Class::Transient { retry_after },
     })

@@ -4,6 +4,7 @@
 //! everything that is retried, and everything that is not.
 
 pub mod backoff;
+pub mod client;
 pub mod clock;
 pub mod failure;
 pub mod fault;
@@ -11,6 +12,7 @@ pub mod http_class;
 pub mod tasks;
 
 pub use backoff::KeyBackoff;
+pub use client::{CallError, bounded, bounded_client};
 pub use clock::{Clock, Timestamp};
 pub use failure::{Class, Classify, Doing, Failure, Reason};
 pub use tasks::Tasks;

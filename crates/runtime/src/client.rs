@@ -1,0 +1,158 @@
+//! Calls to a Kubernetes-convention API: a deadline on each, and a class for every way in which they fail.
+//!
+//! `kube::Client` has no deadlines of its own. Single calls go through [`bounded`]; a client that is handed to a
+//! watcher goes through [`bounded_client`], which bounds the time to an answer's head and leaves its body, which may
+//! stream for minutes, to the watcher's own idle bound.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::failure::{Class, Classify, Reason};
+use crate::http_class::class_of_status;
+
+/// How long a single call may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The client or the server said why.
+    #[error(transparent)]
+    Client(#[from] kube::Error),
+    /// There was no answer in time.
+    #[error("no answer within {0:?}")]
+    NoAnswer(Duration),
+}
+
+impl CallError {
+    /// The HTTP status of the answer, when there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Client(kube::Error::Api(status)) => Some(status.code),
+            Self::Client(_) | Self::NoAnswer(_) => None,
+        }
+    }
+
+    /// The `reason` word of the answer's Status object; empty when there was no answer.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Client(kube::Error::Api(status)) => &status.reason,
+            Self::Client(_) | Self::NoAnswer(_) => "",
+        }
+    }
+}
+
+impl Classify for CallError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Client(error) => class_of(error),
+            Self::NoAnswer(_) => Class::Indeterminate,
+        }
+    }
+}
+
+/// The class of a client's error.
+///
+/// An answer is judged by its status and, where one status has two meanings, by the reason word, both of which are
+/// protocol. A connection that broke may have broken after the request was carried out, so it is in doubt.
+pub fn class_of(error: &kube::Error) -> Class {
+    match error {
+        kube::Error::Api(status) => {
+            let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+            let retry_after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
+            match (status.code, status.reason.as_str()) {
+                (409, "AlreadyExists") => Class::Terminal(Reason::AlreadyExists),
+                (403, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
+                // A Status without a code is a server's bug; the request may have been carried out.
+                (0, _) => Class::Indeterminate,
+                (code, _) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),
+            }
+        }
+        // The answer broke off, or came but cannot be read: what was asked for may have been done.
+        kube::Error::SerdeError(_)
+        | kube::Error::FromUtf8(_)
+        | kube::Error::HyperError(_)
+        | kube::Error::Service(_)
+        | kube::Error::ReadEvents(_)
+        | kube::Error::LinesCodecMaxLineLengthExceeded => Class::Indeterminate,
+        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => Class::Terminal(Reason::Invalid),
+        // The rest concerns how a client is configured or connects: nothing was sent.
+        _ => Class::TRANSIENT,
+    }
+}
+
+/// Runs one call under [`CALL_DEADLINE`].
+///
+/// # Errors
+/// The client's error, or [`CallError::NoAnswer`].
+///
+/// # Cancel safety
+/// Dropping it drops the call; over the in-process client the server still carries the request out.
+pub async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CallError> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(CallError::NoAnswer(CALL_DEADLINE)),
+    }
+}
+
+/// A client each of whose requests must begin to be answered within [`CALL_DEADLINE`]. Needs a Tokio runtime.
+pub fn bounded_client(client: kube::Client) -> kube::Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request| {
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    kube::Client::new(tower::timeout::Timeout::new(service, CALL_DEADLINE), namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::response::{Status, StatusDetails};
+
+    fn api(code: u16, reason: &str, retry_after_seconds: u32) -> CallError {
+        let mut status = Status::failure("as asked", reason).with_code(code);
+        status.details = Some(StatusDetails {
+            name: String::new(),
+            group: String::new(),
+            kind: String::new(),
+            uid: String::new(),
+            causes: Vec::new(),
+            retry_after_seconds,
+        });
+        CallError::Client(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn answers_are_classed_by_status_and_reason() {
+        for (code, reason, class) in [
+            (404, "NotFound", Class::Terminal(Reason::NotFound)),
+            (409, "Conflict", Class::Conflict),
+            (409, "AlreadyExists", Class::Terminal(Reason::AlreadyExists)),
+            (403, "Forbidden", Class::Terminal(Reason::Forbidden)),
+            (403, "QuotaExceeded", Class::Terminal(Reason::QuotaExceeded)),
+            (422, "Invalid", Class::Terminal(Reason::Invalid)),
+            (500, "InternalError", Class::TRANSIENT),
+            (0, "", Class::Indeterminate),
+        ] {
+            assert_eq!(api(code, reason, 0).class(), class, "{code} {reason}");
+        }
+        let wait = Some(Duration::from_secs(3));
+        assert_eq!(api(429, "TooManyRequests", 3).class(), Class::Transient { retry_after: wait });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_is_in_doubt() {
+        let silent = std::future::pending::<Result<(), kube::Error>>();
+        assert_eq!(bounded(silent).await.unwrap_err().class(), Class::Indeterminate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bounded_client_does_not_wait_for_ever() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let client = bounded_client(kube::Client::new(silent, "default"));
+        assert!(client.apiserver_version().await.is_err());
+    }
+}
