@@ -1,0 +1,145 @@
+//! One attempt at one key: read, plan, apply, and judge how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use mainstay_runtime::fault::{Point, hit};
+use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff};
+use tokio::time::{Instant, timeout_at};
+
+use super::metrics::Metrics;
+use super::queue::{Outcome, Version};
+use super::report::{self, Report};
+use super::{Key, Surroundings};
+use crate::objects::Objects;
+use crate::reconcile::{Next, Plan, Reconciler, Written};
+
+/// How long an attempt may take altogether. Each of its calls has a shorter bound of its own.
+const DEADLINE: Duration = Duration::from_mins(1);
+/// A key that nothing but a change can help is looked at again this late, in case what changed cannot be watched.
+const PARKED_RESYNC: Duration = Duration::from_mins(5);
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// This control plane's term is over.
+    Fenced,
+    /// With this outcome, after effects that returned these versions.
+    With { outcome: Outcome, written: Vec<Version> },
+}
+
+/// Everything that attempts of one driver share.
+pub(super) struct Attempt<R: Reconciler> {
+    reconciler: Arc<R>,
+    objects: Objects,
+    surroundings: Surroundings,
+    metrics: Arc<Metrics>,
+}
+
+impl<R: Reconciler> Attempt<R> {
+    pub(super) fn new(reconciler: Arc<R>, client: Client, surroundings: &Surroundings, metrics: Arc<Metrics>) -> Self {
+        Self { reconciler, objects: Objects::new(client), surroundings: surroundings.clone(), metrics }
+    }
+
+    /// Reconciles the key once. `backoff` counts the failures before this one.
+    pub(super) async fn run(self: Arc<Self>, key: Key, backoff: KeyBackoff) -> Ended {
+        let mut written = Vec::new();
+        let object = match self.read(&key).await {
+            Ok(Some(object)) => object,
+            Ok(None) => return Ended::With { outcome: Outcome::Gone, written },
+            Err(failure) => return self.failed(&key, None, backoff, &failure, written).await,
+        };
+        match self.reconcile(&object, &mut written).await {
+            Ok(next) => {
+                self.succeeded(&key, &object, &mut written).await;
+                let after = match next {
+                    Next::AwaitChange => None,
+                    Next::After(span) => Some(span),
+                };
+                Ended::With { outcome: Outcome::Settled(after), written }
+            }
+            Err(failure) => self.failed(&key, Some(&object), backoff, &failure, written).await,
+        }
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<R::Object>, Failure> {
+        hit(Point::DriverBeforeObserve).doing("observe")?;
+        self.objects.get(key).await
+    }
+
+    async fn reconcile(&self, object: &R::Object, written: &mut Vec<Version>) -> Result<Next, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        let observed = in_time(deadline, "observe", self.reconciler.observe(object)).await?;
+        let Plan { actions, next } = R::plan(object, &observed, self.surroundings.clock.now());
+        hit(Point::DriverBeforeApply).doing("apply")?;
+        for action in actions {
+            tracing::debug!(controller = R::NAME, ?action, "apply");
+            let effect = self.reconciler.apply(object, action, self.surroundings.fence);
+            let Written(versions) = in_time(deadline, "apply", effect).await?;
+            self.metrics.effects.increment();
+            written.extend(versions);
+            hit(Point::DriverAfterApply).doing("apply")?;
+        }
+        Ok(next)
+    }
+
+    /// Takes back a failure that the object still tells of.
+    async fn succeeded(&self, key: &Key, object: &R::Object, written: &mut Vec<Version>) {
+        if R::REPORTS && report::tells_of_failure(R::conditions(object)) {
+            match report::write::<R::Object>(&self.objects, key, &Report::success(self.surroundings.clock.now())).await
+            {
+                Ok(versions) => written.extend(versions.0),
+                // The next reconcile sees the condition again and takes it back then.
+                Err(failure) => tracing::warn!(controller = R::NAME, %key, error = failure.chain(), "report success"),
+            }
+        }
+    }
+
+    async fn failed(
+        &self,
+        key: &Key,
+        object: Option<&R::Object>,
+        mut backoff: KeyBackoff,
+        failure: &Failure,
+        mut written: Vec<Version>,
+    ) -> Ended {
+        let class = failure.class();
+        self.metrics.failed(class);
+        let outcome = match class {
+            Class::Fenced => return Ended::Fenced,
+            Class::Conflict => Outcome::Conflict,
+            Class::Indeterminate => Outcome::Failed(None),
+            Class::Transient { retry_after } => Outcome::Failed(retry_after),
+            Class::Terminal(_) => Outcome::Parked(PARKED_RESYNC),
+        };
+        backoff.fail(0.0);
+        if class == Class::Conflict {
+            tracing::debug!(controller = R::NAME, %key, error = failure.chain(), "reconcile lost a race");
+        } else {
+            let failures = backoff.failures();
+            tracing::warn!(controller = R::NAME, %key, %class, failures, error = failure.chain(), "reconcile failed");
+        }
+        let telling = matches!(class, Class::Terminal(_)) || (class != Class::Conflict && backoff.is_milestone());
+        if R::REPORTS && telling && object.is_some() {
+            let told = Report::failure(failure, backoff.failures(), self.surroundings.clock.now());
+            match report::write::<R::Object>(&self.objects, key, &told).await {
+                Ok(versions) => written.extend(versions.0),
+                Err(error) => tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure"),
+            }
+        }
+        Ended::With { outcome, written }
+    }
+}
+
+/// A step that is still going on at the deadline is in doubt: its calls have shorter bounds of their own.
+async fn in_time<T>(
+    deadline: Instant,
+    what: &'static str,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match timeout_at(deadline, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::new(Class::Indeterminate, format!("{what} did not end within {DEADLINE:?}"))),
+    }
+}
