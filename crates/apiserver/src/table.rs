@@ -4,7 +4,7 @@
 //! or the object of a watch event. Columns come from the kind's row in the registry. Stored bytes that are passed on
 //! are spliced, not written anew.
 
-mod accept;
+pub(crate) mod accept;
 mod age;
 mod cell;
 
