@@ -3,6 +3,8 @@
 //! [`Store`] is a log of changes under one gap-free revision counter in commit order. [`sqlite`] implements it;
 //! the conformance suite in `conformance` holds for every implementation.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod error;
 mod hub;
 pub mod message;

@@ -17,6 +17,8 @@ mod queue;
 mod readers;
 mod schema;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod work;
 mod writer;
 
@@ -88,7 +90,7 @@ impl Options {
             watcher_bytes: 8 << 20,
             queue_items: 8_192,
             queue_bytes: 64 << 20,
-            retain_for: Duration::from_secs(300),
+            retain_for: Duration::from_mins(5),
             retain_changes: 10_000,
             retain_at_most: 1_000_000,
             readers: 4,
@@ -118,6 +120,7 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it open, [`StoreError::NewerSchema`] when a newer program wrote
     /// it, and [`StoreError::Database`].
+    #[expect(clippy::needless_pass_by_value, reason = "options are made for one opening")]
     pub fn open(options: Options) -> Result<Arc<Self>, StoreError> {
         let held = directory::hold(&options.dir)?;
         let path = options.dir.join("state.db");
@@ -137,7 +140,7 @@ impl SqliteStore {
         let (done, closed) = oneshot::channel();
         let writer = Writer::new(
             connection,
-            options,
+            &options,
             (Arc::clone(&hub), Arc::clone(&sessions), Arc::clone(&queue), Arc::clone(&health)),
         )?;
         let thread = std::thread::Builder::new()

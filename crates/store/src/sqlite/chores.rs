@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
 use super::Options;
@@ -73,7 +73,7 @@ impl Chores {
 
     /// How long the writer may sleep with regard to compaction by age.
     pub(super) fn patience(&self, newest: Revision) -> Duration {
-        if newest.0 > self.floor.0 + self.retain_changes.max(LEAST) { SAMPLE_EVERY } else { Duration::from_secs(3600) }
+        if newest.0 > self.floor.0 + self.retain_changes.max(LEAST) { SAMPLE_EVERY } else { Duration::from_hours(1) }
     }
 
     /// Compaction that somebody asked for.
@@ -189,8 +189,10 @@ fn compact(connection: &Connection, floor: Revision, target: Revision, budget: u
 fn free(connection: &Connection, key: i64, id_window: u64, budget: usize) -> rusqlite::Result<bool> {
     let select = "SELECT dropped, first, purged FROM sessions WHERE key = ?1";
     let mut select = connection.prepare_cached(select)?;
-    let (dropped, first, purged): (bool, u64, u64) =
-        select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let found: Option<(bool, u64, u64)> =
+        select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    // A session that was trimmed and then dropped is queued twice.
+    let Some((dropped, first, purged)) = found else { return Ok(true) };
     if dropped {
         let delete = "DELETE FROM messages WHERE place IN
             (SELECT place FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3)";

@@ -157,12 +157,11 @@ impl Sessions {
         session: &Arc<str>,
     ) -> rusqlite::Result<&'b mut Stored> {
         let touched = self.touch(batch, session);
-        let stored = match touched.stored {
-            Some(stored) => stored,
-            None => {
-                connection.prepare_cached("INSERT INTO sessions (session) VALUES (?1)")?.execute([session])?;
-                Stored { key: connection.last_insert_rowid(), first: 1, last: 0 }
-            }
+        let stored = if let Some(stored) = touched.stored {
+            stored
+        } else {
+            connection.prepare_cached("INSERT INTO sessions (session) VALUES (?1)")?.execute([session])?;
+            Stored { key: connection.last_insert_rowid(), first: 1, last: 0 }
         };
         Ok(touched.stored.insert(stored))
     }

@@ -18,7 +18,7 @@ use crate::watch::Change;
 #[derive(Debug)]
 pub(super) struct Work<'h> {
     plan: Plan<'h>,
-    objects: Vec<(Reply<Arc<Object>>, Result<Arc<Object>, StoreError>)>,
+    objects: Vec<Written>,
     /// The jobs that are not object writes, and what came of them so far.
     others: Vec<Job>,
     outcomes: Vec<Outcome>,
@@ -26,6 +26,9 @@ pub(super) struct Work<'h> {
     touched: Batch,
     freed: Vec<i64>,
 }
+
+/// An object write and what came of it.
+type Written = (Reply<Arc<Object>>, Result<Arc<Object>, StoreError>);
 
 #[derive(Debug)]
 enum Outcome {

@@ -88,7 +88,9 @@ impl Drop for Closing {
         self.1.close();
         self.0.close();
         while let Found::Jobs(jobs) = self.1.take(Duration::ZERO) {
-            jobs.into_iter().for_each(|job| job.fail(&StoreError::Closed));
+            for job in jobs {
+                job.fail(&StoreError::Closed);
+            }
         }
     }
 }
@@ -96,7 +98,7 @@ impl Drop for Closing {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        options: Options,
+        options: &Options,
         (hub, sessions, queue, health): (Arc<Hub>, Arc<Sessions>, Arc<Queue>, Arc<Health>),
     ) -> Result<Self, StoreError> {
         let mut connection = connection;
@@ -108,7 +110,7 @@ impl Writer {
                 Ok(())
             }))
             .map_err(database)?;
-        let chores = Chores::new(&connection, &options, hub.floor()).map_err(database)?;
+        let chores = Chores::new(&connection, options, hub.floor()).map_err(database)?;
         let checkpoint_pages = options.checkpoint_pages;
         Ok(Self {
             connection,
@@ -213,7 +215,9 @@ impl Writer {
             self.hub.raise_floor(floor);
             self.vacuum |= !self.chores.pending();
         }
-        freed.into_iter().for_each(|key| self.chores.free_messages(key));
+        for key in freed {
+            self.chores.free_messages(key);
+        }
         fault::hit(Point::StoreAfterPublish).ok();
         for answer in answers {
             match answer {
