@@ -13,6 +13,19 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal};
 
+/// Flag for [`clone_child`]: a pid namespace, whose init process the child is.
+pub const NEW_PID: i32 = libc::CLONE_NEWPID;
+/// Flag for [`clone_child`]: a copy of the mounts.
+pub const NEW_MOUNT: i32 = libc::CLONE_NEWNS;
+/// Flag for [`clone_child`]: a network without interfaces but loopback.
+pub const NEW_NETWORK: i32 = libc::CLONE_NEWNET;
+/// Flag for [`clone_child`]: System V IPC and POSIX queues of its own.
+pub const NEW_IPC: i32 = libc::CLONE_NEWIPC;
+/// Flag for [`clone_child`]: a host name of its own.
+pub const NEW_UTS: i32 = libc::CLONE_NEWUTS;
+/// Flag for [`clone_child`]: user ids of its own, which also own its other namespaces.
+pub const NEW_USER: i32 = libc::CLONE_NEWUSER;
+
 /// Which side of a [`fork`] the caller is on.
 #[derive(Debug)]
 pub enum Side {
@@ -92,7 +105,7 @@ fn side_of(pid: libc::c_long) -> io::Result<Side> {
     Ok(pid.map_or(Side::Child, Side::Parent))
 }
 
-fn require_single_thread() -> io::Result<()> {
+pub(crate) fn require_single_thread() -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads == 1 { Ok(()) } else { Err(io::Error::other(format!("cannot fork with {threads} threads"))) }
 }

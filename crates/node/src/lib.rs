@@ -5,6 +5,7 @@
 //! pid 1 inside the sandbox: it runs the agent process and carries its messages. Start with [`launch`], the words
 //! they exchange.
 
+pub mod cgroup;
 pub mod launch;
 pub mod sandbox;
 pub mod shim;

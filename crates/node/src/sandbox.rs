@@ -3,21 +3,31 @@
 //! [`enter`] runs in the new init process and builds the sandbox around it; what it returns is all that the supervisor
 //! needs to know of where it is.
 
+mod confine;
 mod error;
+mod etc;
 mod files;
 mod plain;
+pub mod probe;
+mod root;
+pub mod workspace;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) use error::During;
 pub use error::SandboxError;
 
+use mainstay_node_sys::network::bring_loopback_up;
+use mainstay_node_sys::privileges::{Namespace, enter_new};
+use mainstay_node_sys::process::{NEW_IPC, NEW_MOUNT, NEW_NETWORK, NEW_PID, NEW_USER, NEW_UTS};
+
+use self::root::Root;
 use crate::launch::{Isolation, Launch};
-use crate::supervisor::link::{Instruction, Reader};
+use crate::supervisor::link::{Instruction, Reader, Report, send};
 
 /// Where the init process finds itself once the sandbox is built.
 #[derive(Debug)]
@@ -43,10 +53,17 @@ pub const SOCKET: &str = "api.sock";
 /// The name of the session token in its directory.
 pub const TOKEN: &str = "token";
 
-/// The namespaces that the init process is made in.
+/// The sandbox's user and group id, as seen inside.
+pub(crate) const INSIDE_ID: u32 = 1000;
+
+/// The namespaces that the init process is made in. As root, the user namespace comes last, so that the others belong
+/// to the host's own and nothing inside has power over them.
 pub(crate) fn namespaces(isolation: Isolation) -> i32 {
+    let common = NEW_PID | NEW_MOUNT | NEW_NETWORK | NEW_IPC | NEW_UTS;
     match isolation {
-        Isolation::Full | Isolation::User | Isolation::None => 0,
+        Isolation::Full => common,
+        Isolation::User => common | NEW_USER,
+        Isolation::None => 0,
     }
 }
 
@@ -56,14 +73,70 @@ pub(crate) fn enter(launch: &Launch, link: &UnixStream) -> Result<Inside, Sandbo
     outside.wait().during("wait for the shim")?;
     match launch.isolation {
         Isolation::None => plain::enter(launch),
-        Isolation::Full | Isolation::User => Err(SandboxError::Unsupported("isolation".into())),
+        Isolation::Full | Isolation::User => isolated(launch, &mut outside),
     }
+}
+
+fn isolated(launch: &Launch, outside: &mut Outside<'_>) -> Result<Inside, SandboxError> {
+    let full = launch.isolation == Isolation::Full;
+    let oom_score = File::options().write(true).open("/proc/self/oom_score_adj").ok();
+    enter_new(Namespace::Cgroup).during("make a cgroup namespace")?;
+    bring_loopback_up().during("bring the loopback interface up")?;
+    rustix::system::sethostname(launch.pod.name.as_bytes()).during("name the sandbox")?;
+    let owner = if full { launch.uid_base + INSIDE_ID } else { INSIDE_ID };
+    let root = Root::new(launch, owner)?;
+    root.fill()?;
+    if full {
+        workspace::attach(launch, &root.workspace()?, INSIDE_ID)?;
+    } else {
+        root.workspace_in_memory()?;
+    }
+    root.enter()?;
+    if full {
+        enter_new(Namespace::User).during("make a user namespace")?;
+        outside.ask(&Report::NeedsMaps).during("have the user namespace mapped")?;
+    }
+    let mut in_force: Vec<_> =
+        ["user", "pid", "mount", "network", "ipc", "uts", "cgroup"].iter().map(|name| (*name).to_owned()).collect();
+    in_force.extend(confine::give_up(launch, full)?);
+    in_force.push("limits:workspace".into());
+    let mut env = environment(&launch.workspace.mount, "/tmp", files::ROOT);
+    env.extend(launch.env.clone());
+    Ok(Inside {
+        env,
+        working_dir: PathBuf::from(&launch.working_dir),
+        socket: Path::new(files::ROOT).join("run").join(SOCKET),
+        token: Path::new(files::ROOT).join("token").join(TOKEN),
+        is_init: true,
+        oom_score,
+        in_force,
+    })
+}
+
+/// What a sandbox needs outside, made before its init process. Dropped with the sandbox gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _workspace: Option<workspace::Held>,
+}
+
+/// Makes what a sandbox needs outside. Runs in the shim.
+pub(crate) fn prepare(launch: &Launch) -> Result<Held, SandboxError> {
+    let held = match launch.isolation {
+        Isolation::Full => Some(workspace::prepare(launch)?),
+        Isolation::User if launch.workspace.keep => {
+            return Err(SandboxError::Unsupported("a kept workspace without being root".into()));
+        }
+        Isolation::User | Isolation::None => None,
+    };
+    Ok(Held { _workspace: held })
 }
 
 /// Removes what is left outside of a sandbox that has ended.
 pub(crate) fn remove(launch: &Launch) {
-    if launch.isolation == Isolation::None {
-        plain::remove(launch);
+    match launch.isolation {
+        Isolation::Full => workspace::remove(launch),
+        Isolation::None => plain::remove(launch),
+        Isolation::User => {}
     }
 }
 
@@ -75,11 +148,17 @@ pub(crate) struct Outside<'a> {
 
 impl Outside<'_> {
     /// Waits until the shim has done its part.
-    pub(crate) fn wait(&mut self) -> io::Result<()> {
+    fn wait(&mut self) -> io::Result<()> {
         match self.reader.receive(self.link)? {
             Instruction::Go => Ok(()),
             Instruction::Stop { .. } => Err(io::Error::other("told to stop")),
         }
+    }
+
+    /// Asks the shim for something and waits until it is done.
+    fn ask(&mut self, report: &Report) -> io::Result<()> {
+        send(self.link, report)?;
+        self.wait()
     }
 }
 

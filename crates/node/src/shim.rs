@@ -101,9 +101,16 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
     let mut state = first_state(&launch);
     record::write_state(&launch.run_dir, &state).ok();
     let clock = Clock::system();
-    let seen = match start::start(&launch) {
+    let mut outside = None;
+    let role = start::prepare(&launch).and_then(|prepared| {
+        let outside = outside.insert(prepared);
+        state.cgroups = outside.cgroups.paths();
+        record::write_state(&launch.run_dir, &state).ok();
+        start::start(&launch, &outside.cgroups)
+    });
+    let mut seen = match role {
         Ok(Role::Init(init)) => {
-            drop(control);
+            drop((control, outside));
             exit(init.run(&launch, claim));
         }
         Ok(Role::Shim(started)) => {
@@ -116,10 +123,13 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
         }
         Err(error) => Observed { creation: Some(chain_of(&error)), ..Observed::default() },
     };
+    seen.out_of_memory = outside.as_ref().map_or(0, |outside| outside.cgroups.out_of_memory());
     let finished_at = clock.now().to_string();
     let exit = judge(&launch.pod, &seen, state.started_at.take(), finished_at);
     let recorded = record::write_exit(&launch.run_dir, &exit);
-    start::remove(&launch, &state);
+    if let Some(outside) = outside {
+        outside.remove(&launch);
+    }
     drop(claim);
     i32::from(recorded.is_err())
 }

@@ -8,5 +8,7 @@
 mod bench;
 #[path = "sandboxes/fake_api.rs"]
 mod fake_api;
+#[path = "sandboxes/isolation.rs"]
+mod isolation;
 #[path = "sandboxes/life.rs"]
 mod life;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use mainstay_node_sys::process::{Child, clone_child, set_standard};
 use mainstay_runtime::failure::chain_of;
 
+use rustix::process::Pid;
+
 use super::claim::Claim;
-use crate::launch::{Launch, RunState};
-use crate::sandbox::{self, During, SandboxError};
+use crate::cgroup::{Cgroups, leave_service};
+use crate::launch::{Isolation, Launch};
+use crate::sandbox::{self, During, Held, INSIDE_ID, SandboxError};
 use crate::supervisor;
 use crate::supervisor::link::{Instruction, Reader, Report, send};
 
@@ -40,6 +43,25 @@ pub(crate) struct Started {
     pub(crate) in_force: Vec<String>,
 }
 
+/// What the shim makes for a sandbox and keeps until it has gone.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    /// Its limits.
+    pub(crate) cgroups: Cgroups,
+    _held: Held,
+}
+
+/// Makes what the sandbox needs outside.
+pub(crate) fn prepare(launch: &Launch) -> Result<Outside, SandboxError> {
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        leave_service().during("leave the service's cgroups")?;
+    }
+    let held = sandbox::prepare(launch)?;
+    let cgroups = Cgroups::create(&launch.instance, &launch.pod.uid, &launch.limits, root)?;
+    Ok(Outside { cgroups, _held: held })
+}
+
 /// The init process's ends.
 #[derive(Debug)]
 pub(crate) struct Init {
@@ -48,7 +70,7 @@ pub(crate) struct Init {
 }
 
 /// Makes the init process and has it build the sandbox around itself.
-pub(crate) fn start(launch: &Launch) -> Result<Role, SandboxError> {
+pub(crate) fn start(launch: &Launch, cgroups: &Cgroups) -> Result<Role, SandboxError> {
     let (link, inner) = UnixStream::pair().during("make the link to the sandbox")?;
     let (stdout, inner_stdout) = io::pipe().during("make the output pipes")?;
     let (stderr, inner_stderr) = io::pipe().during("make the output pipes")?;
@@ -58,7 +80,7 @@ pub(crate) fn start(launch: &Launch) -> Result<Role, SandboxError> {
     drop((inner, inner_stdout, inner_stderr));
     let mut started =
         Started { child, link, reports: Reader::default(), output: [stdout, stderr], in_force: Vec::new() };
-    match attend(&mut started) {
+    match attend(launch, cgroups, &mut started) {
         Ok(()) => Ok(Role::Shim(started)),
         Err(error) => {
             rustix::process::pidfd_send_signal(&started.child.pidfd, rustix::process::Signal::KILL).ok();
@@ -69,16 +91,23 @@ pub(crate) fn start(launch: &Launch) -> Result<Role, SandboxError> {
 }
 
 /// Gives the init process what only the outside can give, until it is ready.
-fn attend(started: &mut Started) -> Result<(), SandboxError> {
+fn attend(launch: &Launch, cgroups: &Cgroups, started: &mut Started) -> Result<(), SandboxError> {
+    let pid = started.child.pid;
+    cgroups.add(pid).during("move the sandbox into its cgroups")?;
+    if launch.isolation == Isolation::User {
+        map_one(pid).during("map the sandbox's user")?;
+    }
     started.link.set_read_timeout(Some(BUILD_TIMEOUT)).during("bound the start")?;
     send(&started.link, &Instruction::Go).during("let the init process go on")?;
     loop {
         match started.reports.receive(&started.link).during("wait for the sandbox to be built")? {
             Report::NeedsMaps => {
+                map_range(pid, launch.uid_base).during("map the sandbox's users")?;
                 send(&started.link, &Instruction::Go).during("let the init process go on")?;
             }
             Report::Ready { in_force } => {
                 started.in_force = in_force;
+                started.in_force.extend_from_slice(cgroups.in_force());
                 return started.link.set_nonblocking(true).during("watch the sandbox");
             }
             Report::Failed { message } => return Err(SandboxError::Reported(message)),
@@ -112,7 +141,26 @@ impl Init {
     }
 }
 
-/// Removes what [`start`] made outside of the sandbox.
-pub(crate) fn remove(launch: &Launch, _state: &RunState) {
-    sandbox::remove(launch);
+/// The sandbox's ids, from 0, are a range of the host's that nobody else has.
+fn map_range(pid: Pid, base: u32) -> io::Result<()> {
+    for name in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{pid}/{name}"), format!("0 {base} 65536"))?;
+    }
+    Ok(())
+}
+
+/// The sandbox's one id is ours.
+fn map_one(pid: Pid) -> io::Result<()> {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{INSIDE_ID} {user} 1"))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{INSIDE_ID} {group} 1"))
+}
+
+impl Outside {
+    /// Removes what was made, now that the sandbox has gone.
+    pub(crate) fn remove(self, launch: &Launch) {
+        self.cgroups.remove();
+        sandbox::remove(launch);
+    }
 }

@@ -217,4 +217,6 @@ async fn a_killed_shim_takes_its_sandbox_along_and_leaves_no_record() {
     assert!(record::read_exit(&run_dir).unwrap().is_none());
     let init = std::path::PathBuf::from(format!("/proc/{}", state.init_pid.unwrap()));
     eventually("the supervisor's end", || (!init.exists()).then_some(())).await;
+    mainstay_node::cgroup::remove_all(&state.cgroups).unwrap();
+    assert!(state.cgroups.iter().all(|dir| !dir.exists()), "what it left can be found and removed");
 }

@@ -1,0 +1,123 @@
+//! Which hierarchies this host mounts, and which part of them is ours to use.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The interface of a hierarchy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// One hierarchy per controller.
+    V1,
+    /// The unified one.
+    V2,
+}
+
+/// A hierarchy, or a part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hierarchy {
+    /// Its directory.
+    pub(super) dir: PathBuf,
+    /// Its interface.
+    pub(super) version: Version,
+    /// What it controls there; a named v1 hierarchy has its name (`name=systemd`), an empty unified one nothing.
+    pub(super) controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    /// Whether it has this controller.
+    pub(super) fn controls(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|held| held == controller)
+    }
+}
+
+/// All hierarchies of this host whose root is mounted.
+pub(super) fn mounted() -> io::Result<Vec<Hierarchy>> {
+    Ok(parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo")?, |dir| {
+        std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default()
+    }))
+}
+
+fn parse_mounts(text: &str, controllers_of: impl Fn(&Path) -> String) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in text.lines() {
+        let Some((mount, source)) = line.split_once(" - ") else { continue };
+        let (Some(root), Some(dir)) = (mount.split(' ').nth(3), mount.split(' ').nth(4)) else { continue };
+        let (Some(kind), Some(options)) = (source.split(' ').next(), source.split(' ').nth(2)) else { continue };
+        let dir = PathBuf::from(dir);
+        if root != "/" || found.iter().any(|known| known.dir == dir) {
+            continue;
+        }
+        match kind {
+            "cgroup" => {
+                let plain = ["rw", "ro", "xattr", "noprefix", "clone_children", "none"];
+                let named = |option: &&str| !plain.contains(option) && !option.starts_with("release_agent=");
+                let controllers = options.split(',').filter(named).map(str::to_owned).collect();
+                found.push(Hierarchy { dir, version: Version::V1, controllers });
+            }
+            "cgroup2" => {
+                let controllers = controllers_of(&dir).split_whitespace().map(str::to_owned).collect();
+                found.push(Hierarchy { dir, version: Version::V2, controllers });
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Where this process is: controllers of each hierarchy (none for the unified one) and path within it.
+pub(super) fn own() -> io::Result<Vec<(Vec<String>, String)>> {
+    let text = std::fs::read_to_string("/proc/self/cgroup")?;
+    let split = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let named = |names: &str| names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    Ok(split.map(|(controllers, path)| (named(controllers), path.to_owned())).collect())
+}
+
+/// Has `controller` act on the children of each directory from `top` down to the parent of `top/name`.
+pub(super) fn enable(top: &Path, name: &Path, controller: &str) -> io::Result<()> {
+    let above: Vec<_> = name.ancestors().skip(1).map(|part| top.join(part)).collect();
+    for dir in above.iter().rev() {
+        let file = dir.join("cgroup.subtree_control");
+        let enabled = std::fs::read_to_string(&file)?;
+        if !enabled.split_whitespace().any(|held| held == controller) {
+            std::fs::write(&file, format!("+{controller}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The part of the unified hierarchy that was delegated to this user: the nearest directory above our own where we
+/// may make others, with what acts on those.
+pub(super) fn delegated() -> Option<Hierarchy> {
+    let unified = mounted().ok()?.into_iter().find(|hierarchy| hierarchy.version == Version::V2)?;
+    let (_, inside) = own().ok()?.into_iter().find(|(controllers, _)| controllers.is_empty())?;
+    let own = unified.dir.join(inside.trim_start_matches('/'));
+    let above = own.ancestors().skip(1).take_while(|dir| dir.starts_with(&unified.dir));
+    above.map(Path::to_owned).find_map(|dir| {
+        let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).ok()?;
+        let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        let ours = writable(&dir) && writable(&dir.join("cgroup.procs"));
+        let controllers: Vec<_> = enabled.split_whitespace().map(str::to_owned).collect();
+        (ours && !controllers.is_empty()).then_some(Hierarchy { dir, version: Version::V2, controllers })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_hosts_are_read() {
+        let text = "\
+24 1 0:21 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+25 1 0:22 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+26 1 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+27 1 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+28 1 0:21 /docker/x /other rw - cgroup cgroup rw,memory
+29 1 0:25 / /proc rw - proc proc rw";
+        let found = parse_mounts(text, |_| "hugetlb\n".into());
+        let short: Vec<_> = found.iter().map(|held| (held.version, held.controllers.join(","))).collect();
+        let (v1, v2) = (Version::V1, Version::V2);
+        let wanted = [(v1, "memory"), (v1, "cpu,cpuacct"), (v1, "name=systemd"), (v2, "hugetlb")];
+        assert_eq!(short, wanted.map(|(version, names)| (version, names.to_owned())));
+    }
+}
