@@ -1,11 +1,30 @@
-//! What a caller may do. Everything that no rule allows is denied.
+//! What a caller may do: roles and bindings, sessions confined to themselves, nodes to what their Pods need.
+//!
+//! Everything that no rule allows is denied. A binding that was acknowledged counts for the next request; so does
+//! its removal. [`policy`] holds the roles that a new data directory gets, [`guard`] what a caller may grant or
+//! change beyond the question of verbs.
 
 use std::fmt;
 use std::sync::Arc;
 
 use mainstay_store::{Store, StoreError};
 
-use crate::auth::identity::{Identity, MASTERS, SERVICE_ACCOUNTS, SYSTEM_NAMESPACE};
+use crate::auth::identity::{Identity, MASTERS, SessionBinding};
+
+pub mod bootstrap;
+mod feed;
+pub mod guard;
+mod index;
+mod node;
+pub mod policy;
+pub mod rule;
+
+#[cfg(test)]
+mod tests;
+
+pub use rule::Rule;
+
+use feed::{Data, Feed};
 
 /// What is about to be done. For a path that is no resource, only `verb` and `path` are set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,12 +45,23 @@ pub struct Attributes<'a> {
     pub path: &'a str,
 }
 
+impl<'a> Attributes<'a> {
+    /// A Namespace and a Project are judged as if they lived in the namespace of their name, so that a binding there
+    /// can give rights on them.
+    fn scope(&self) -> &'a str {
+        match (self.group, self.resource) {
+            ("", "namespaces") | (mainstay_api::GROUP, "projects") => self.name,
+            _ => self.namespace,
+        }
+    }
+}
+
 /// Whether something may be done.
 #[derive(Debug, Clone)]
 pub enum Decision {
     /// It may, for this reason.
     Allow(String),
-    /// It may not; the reason is for the audit log and names no object that the caller may not see.
+    /// It may not; the reason may be shown to the caller.
     Deny(String),
     /// It could not be found out; answer with the failure, never with success.
     Unavailable(StoreError),
@@ -42,13 +72,24 @@ impl Decision {
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))
     }
+
+    fn deny(why: impl Into<String>) -> Self {
+        Self::Deny(why.into())
+    }
+}
+
+/// The rules that a caller holds, for SelfSubjectRulesReview.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldRules {
+    /// In a stable order, each once.
+    pub rules: Vec<Rule>,
+    /// The caller has rights that no rule can say.
+    pub incomplete: bool,
 }
 
 /// Decides; cheap to clone.
 #[derive(Clone)]
-pub struct Authorizer {
-    store: Arc<dyn Store>,
-}
+pub struct Authorizer(Arc<Feed>);
 
 impl fmt::Debug for Authorizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,25 +100,101 @@ impl fmt::Debug for Authorizer {
 impl Authorizer {
     /// Decides by the roles and bindings in this store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self(Arc::new(Feed::new(store)))
     }
 
     /// Whether `who` may do `what`.
     pub async fn authorize(&self, who: &Identity, what: &Attributes<'_>) -> Decision {
         if let Some(session) = who.session() {
-            return if what.resource == "sessions" && what.namespace == session.namespace && what.name == session.name {
-                Decision::Allow("own session".to_owned())
-            } else {
-                Decision::Deny("a session's token is for that session only".to_owned())
-            };
+            return own_session(session, what);
         }
-        let controllers = format!("{SERVICE_ACCOUNTS}:{SYSTEM_NAMESPACE}");
-        if who.is_in(MASTERS) || who.is_in(&controllers) || who.is_node() {
-            return Decision::Allow(String::new());
+        // A Credential's token is write-only, for everyone but the node that runs a session it was granted to.
+        let is_reveal = what.resource == "credentials" && what.subresource == "reveal";
+        if is_reveal && !who.is_node() {
+            return Decision::deny("a credential's token can be written, but not read");
         }
-        if let Err(error) = self.store.ready() {
-            return Decision::Unavailable(error);
+        if who.is_in(MASTERS) && !is_reveal {
+            return Decision::Allow("a member of system:masters".to_owned());
         }
-        Decision::Deny("no rule allows it".to_owned())
+        match self.0.current().await {
+            Ok(data) => data.decide(who, what),
+            Err(error) => Decision::Unavailable(error),
+        }
     }
+
+    /// The rules that `who` holds in a namespace.
+    pub async fn rules_for(&self, who: &Identity, namespace: &str) -> Result<HeldRules, StoreError> {
+        if let Some(session) = who.session() {
+            let rules = if session.namespace == namespace { session_rules(session) } else { Vec::new() };
+            return Ok(HeldRules { rules, incomplete: false });
+        }
+        if who.is_in(MASTERS) {
+            return Ok(HeldRules { rules: policy::everything(), incomplete: false });
+        }
+        let data = self.0.current().await?;
+        let mut rules: Vec<Rule> = Vec::new();
+        data.index.find(who, namespace, |held| {
+            if !rules.contains(held.rule) {
+                rules.push(held.rule.clone());
+            }
+            None::<()>
+        });
+        Ok(HeldRules { rules, incomplete: who.is_node() })
+    }
+}
+
+impl Data {
+    fn decide(&self, who: &Identity, what: &Attributes<'_>) -> Decision {
+        let node = who.is_node().then(|| self.pods.allows(node_name(who), what));
+        if let Some(Ok(())) = node {
+            return Decision::Allow("node: needed by its Pods".to_owned());
+        }
+        let allowed = self.index.find(who, what.scope(), |held| {
+            held.rule.allows(what).then(|| {
+                let (kind, place) = match held.everywhere {
+                    true => ("ClusterRoleBinding", String::new()),
+                    false => ("RoleBinding", format!("{}/", what.scope())),
+                };
+                format!("RBAC: allowed by {kind} \"{place}{}\" of role \"{}\"", held.binding, held.role)
+            })
+        });
+        match (allowed, node) {
+            (Some(reason), _) => Decision::Allow(reason),
+            (None, Some(Err(why))) => Decision::deny(why),
+            (None, _) => Decision::deny("no rule allows it"),
+        }
+    }
+}
+
+fn node_name(who: &Identity) -> &str {
+    who.user().strip_prefix("system:node:").unwrap_or_default()
+}
+
+/// What the token of a session may do, whatever bindings say: see its own session, use its messages and heartbeat.
+fn own_session(session: &SessionBinding, what: &Attributes<'_>) -> Decision {
+    let own = what.group == mainstay_api::GROUP
+        && what.resource == "sessions"
+        && what.namespace == session.namespace
+        && what.name == session.name;
+    match (own, what.subresource, what.verb) {
+        (true, "", "get") | (true, "messages", "get" | "create") | (true, "heartbeat", "get" | "update") => {
+            Decision::Allow("the session's own token".to_owned())
+        }
+        _ => Decision::deny("a session's token is for that session's messages and heartbeat only"),
+    }
+}
+
+fn session_rules(session: &SessionBinding) -> Vec<Rule> {
+    let rule = |verbs: &[&str], resource: &str| Rule {
+        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        api_groups: vec![mainstay_api::GROUP.to_owned()],
+        resources: vec![resource.to_owned()],
+        resource_names: vec![session.name.clone()],
+        ..Rule::default()
+    };
+    vec![
+        rule(&["get"], "sessions"),
+        rule(&["get", "create"], "sessions/messages"),
+        rule(&["get", "update"], "sessions/heartbeat"),
+    ]
 }
