@@ -6,6 +6,7 @@
 //! they exchange.
 
 pub mod cgroup;
+pub mod agent;
 pub mod launch;
 pub mod sandbox;
 pub mod shim;

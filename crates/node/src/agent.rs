@@ -1,0 +1,193 @@
+//! The node agent: keeps the sandboxes of this machine as the Pods of node `local` say.
+//!
+//! A watch tells of Pods; each has one task ([`worker`]) that observes, plans ([`plan`], pure) and applies. Started and
+//! adopted sandboxes are watched alike. The agent can die at any time: shims, records and the API hold all state.
+//!
+//! Where to look: `prepare` and `sources` make a launch of a Pod; `relay` is the sandbox's door to the API; `logs` reads
+//! what it wrote; `orphans` finds what no Pod accounts for.
+
+mod dispatch;
+mod error;
+mod layout;
+mod leftovers;
+pub mod logs;
+mod notices;
+mod orphans;
+mod plan;
+mod prepare;
+mod ranges;
+mod records;
+pub mod relay;
+mod sandboxes;
+mod sources;
+mod status;
+mod token;
+mod view;
+mod worker;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::Client;
+use mainstay_runtime::client::bounded_client;
+use mainstay_runtime::{Clock, Tasks};
+use tokio::sync::watch;
+
+pub use self::error::AgentError;
+pub use self::prepare::Enforceable;
+pub use self::sandboxes::{Look, Sandboxes, Shims};
+
+use self::error::While;
+use self::layout::{Layout, is_plain, read_record};
+use self::logs::{Following, LogError, LogOptions, LogStream};
+use self::notices::Notices;
+use self::plan::Desired;
+use self::ranges::Ranges;
+use self::records::PodRecord;
+use crate::launch::{Isolation, PodRef};
+use crate::shim::{LOG_DIR, record};
+
+/// What a node agent is made of.
+pub struct AgentConfig {
+    /// The API, as `system:node:local`.
+    pub client: Client,
+    /// Where requests of sandboxes go.
+    pub api: relay::Api,
+    /// `DIR/node`.
+    pub dir: PathBuf,
+    /// The program that has the verb `__shim`.
+    pub exe: PathBuf,
+    /// The owner of the agent's tasks.
+    pub tasks: Tasks,
+    /// The time.
+    pub clock: Clock,
+    /// The fencing token of this control plane.
+    pub fence: u64,
+    /// What can be enforced here.
+    pub can: Enforceable,
+    /// The sandboxes: [`Shims`], but in tests.
+    pub sandboxes: Arc<dyn Sandboxes>,
+}
+
+/// The running agent; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Shared>);
+
+/// What all parts of the agent share.
+pub(crate) struct Shared {
+    client: Client,
+    api: relay::Api,
+    layout: Layout,
+    exe: PathBuf,
+    tasks: Tasks,
+    clock: Clock,
+    fence: u64,
+    instance: String,
+    can: Enforceable,
+    sandboxes: Arc<dyn Sandboxes>,
+    ranges: Ranges,
+    notices: Notices,
+    workers: Mutex<HashMap<String, watch::Sender<Desired>>>,
+}
+
+/// Starts the node agent. Needs a Tokio runtime.
+///
+/// # Errors
+/// When its directory cannot be used.
+pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
+    let layout = Layout::new(config.dir).during("lay out the node agent's directory")?;
+    let shared = Arc::new(Shared {
+        instance: layout.instance().during("read the instance id")?,
+        ranges: Ranges::load(&layout).during("read whose the workspaces are")?,
+        notices: Notices::start(&config.tasks).during("watch directories")?,
+        client: bounded_client(config.client),
+        api: config.api,
+        layout,
+        exe: config.exe,
+        tasks: config.tasks,
+        clock: config.clock,
+        fence: config.fence,
+        can: config.can,
+        sandboxes: config.sandboxes,
+        workers: Mutex::default(),
+    });
+    let work = shared.clone();
+    shared.tasks.essential("node agent", |stop| dispatch::run(work, stop));
+    Ok(Handle(shared))
+}
+
+impl fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig").field("dir", &self.dir).field("can", &self.can).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("layout", &self.layout).field("can", &self.can).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// The log of a Pod, which is there until the Pod object goes.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub async fn logs(&self, pod_uid: &str, options: LogOptions) -> Result<LogStream, LogError> {
+        let shared = &self.0;
+        if !is_plain(pod_uid) {
+            return Err(LogError::NoSuchLog);
+        }
+        let run_dir = shared.layout.run(pod_uid);
+        let dir = run_dir.join(LOG_DIR);
+        if !dir.is_dir() {
+            let known = shared.workers().contains_key(pod_uid);
+            return Err(if known { LogError::NotStarted } else { LogError::NoSuchLog });
+        }
+        // From here on, nothing that is written goes unnoticed.
+        let follow = || Ok(Following { watch: shared.notices.watch(&dir)?, ended: shared.sandboxes.gone(run_dir) });
+        let following = options.follow.then(follow).transpose().map_err(LogError::Io)?;
+        let opened = tokio::task::spawn_blocking(move || logs::read(dir, &options, following)).await;
+        Ok(opened.map_err(std::io::Error::other)??)
+    }
+}
+
+impl Shared {
+    fn workers(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Desired>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what may block on a thread that may.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, AgentError> {
+        tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other).during("run a blocking call")
+    }
+
+    /// The name of a Pod, from what is written down about it here.
+    fn known_as(&self, uid: &str) -> Result<Option<PodRef>, AgentError> {
+        let own: Option<PodRecord> = read_record(&self.layout.record(uid)).during("read the Pod's record")?;
+        if let Some(own) = own {
+            return Ok(Some(own.pod));
+        }
+        let run_dir = self.layout.run(uid);
+        if let Some(state) = record::read_state(&run_dir).during("read the sandbox's state")? {
+            return Ok(Some(state.pod));
+        }
+        Ok(record::read_exit(&run_dir).during("read the sandbox's record")?.map(|exit| exit.pod))
+    }
+
+    /// The uids of a Pod's sandbox as the host sees them, and who owns what it is given, if not we.
+    fn uids_of(&self, pod: &str) -> (Range<u32>, Option<u32>) {
+        match (self.can.isolation, self.ranges.held_by(pod)) {
+            (Isolation::Full, Some(base)) => (base..base + ranges::SIZE, Some(base + ranges::INSIDE)),
+            // Nobody may connect before it is known who.
+            (Isolation::Full, None) => (0..0, None),
+            (Isolation::User | Isolation::None, _) => {
+                let own = rustix::process::geteuid().as_raw();
+                (own..own.saturating_add(1), None)
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! From the watch on Pods to one worker per Pod.
+//!
+//! Invariant: every Pod of this node has exactly one worker, also after a worker panics, and no worker outlives its Pod
+//! (R36). The watch only tells that something changed; workers read what they act on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_pods};
+use mainstay_api::names::LOCAL_NODE;
+use mainstay_runtime::KeyBackoff;
+use mainstay_runtime::failure::chain_of;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use super::layout::is_plain;
+use super::plan::Desired;
+use super::view::View;
+use super::worker::{Ended, Worker};
+use super::{Shared, orphans};
+
+/// How often what no Pod accounts for is looked for.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// Runs the agent until the process stops.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let pods: Api<Pod> = Api::all(shared.client.clone());
+    let config = watcher::Config::default().fields(&selector());
+    let mut events = watch_pods(pods, config).default_backoff().boxed();
+    let mut listed = HashSet::new();
+    let mut sweeps: Option<tokio::time::Interval> = None;
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return,
+            () = due(&mut sweeps) => {
+                sweep(&shared);
+                continue;
+            }
+            event = events.try_next() => event,
+        };
+        match event {
+            Ok(Some(Event::Init)) => listed.clear(),
+            Ok(Some(Event::InitApply(pod))) => listed.extend(shared.tell(pod)),
+            Ok(Some(Event::InitDone)) => {
+                shared.gone_but(&listed);
+                listed.clear();
+                // Pods are known now, so what is not theirs can be told.
+                if sweeps.is_none() {
+                    let mut interval = interval_at(Instant::now(), SWEEP);
+                    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                    sweeps = Some(interval);
+                }
+            }
+            Ok(Some(Event::Apply(pod))) => drop(shared.tell(pod)),
+            Ok(Some(Event::Delete(pod))) => {
+                if let Some(uid) = pod.metadata.uid {
+                    shared.gone(&uid);
+                }
+            }
+            Ok(None) => return,
+            Err(error) => tracing::warn!(error = chain_of(&error), "the watch on Pods failed and is tried again"),
+        }
+    }
+}
+
+/// Pods of this node.
+pub(super) fn selector() -> String {
+    format!("spec.nodeName={LOCAL_NODE}")
+}
+
+async fn due(sweeps: &mut Option<tokio::time::Interval>) {
+    match sweeps {
+        Some(sweeps) => drop(sweeps.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn sweep(shared: &Arc<Shared>) {
+    let shared = shared.clone();
+    shared.tasks.clone().spawn("sweep", async move {
+        if let Err(error) = orphans::sweep(&shared).await {
+            tracing::warn!(error = chain_of(&error), "looking for orphans failed");
+        }
+    });
+}
+
+impl Shared {
+    /// Tells a Pod's worker of its newest object; returns its uid.
+    fn tell(self: &Arc<Self>, pod: Pod) -> Option<String> {
+        let view = View::new(pod).filter(|view| is_plain(&view.pod.uid))?;
+        let uid = view.pod.uid.clone();
+        self.set(&uid, Desired::Pod(Box::new(view)));
+        Some(uid)
+    }
+
+    /// Tells a Pod's worker that its object has gone.
+    fn gone(self: &Arc<Self>, uid: &str) {
+        if let Some(inbox) = self.workers().get(uid) {
+            inbox.send_replace(Desired::Gone { confirmed: false });
+        }
+    }
+
+    /// Tells all workers but these.
+    fn gone_but(self: &Arc<Self>, listed: &HashSet<String>) {
+        let missing: Vec<String> = self.workers().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+        for uid in &missing {
+            self.gone(uid);
+        }
+    }
+
+    /// Gives a Pod's worker, an old or a new one, what it should make true.
+    pub(super) fn set(self: &Arc<Self>, uid: &str, desired: Desired) {
+        let mut workers = self.workers();
+        if let Some(inbox) = workers.get(uid) {
+            inbox.send_replace(desired);
+            return;
+        }
+        let (sender, inbox) = watch::channel(desired);
+        workers.insert(uid.to_owned(), sender);
+        drop(workers);
+        self.tasks.spawn("pod", attend(self.clone(), uid.to_owned(), inbox));
+    }
+}
+
+/// Keeps a worker going: a panic is one Pod's failure and no more.
+async fn attend(shared: Arc<Shared>, uid: String, inbox: watch::Receiver<Desired>) {
+    let mut backoff = KeyBackoff::default();
+    loop {
+        let worker = Worker::new(shared.clone(), uid.clone(), inbox.clone());
+        match shared.tasks.spawn("pod worker", worker.run()).await {
+            Ok(Ended::Stopped) => return,
+            Ok(Ended::Forgotten) => break,
+            Err(error) => {
+                let pause = backoff.fail(rand::random());
+                tracing::error!(pod = uid, %error, ?pause, "a Pod's worker failed and is started again");
+                let stop = shared.tasks.stopping();
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+    shared.workers().remove(&uid);
+}

@@ -1,0 +1,84 @@
+//! What no Pod accounts for: sandboxes, run directories, sockets, tokens, workspaces and cgroups of this data directory.
+//!
+//! Invariant: nothing is removed before a live read has shown that its Pod, or the Session that keeps it, is not there;
+//! and nothing of another data directory is looked at.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DynamicObject, GroupVersionKind, ListParams};
+use kube::core::ApiResource;
+use mainstay_runtime::client::bounded;
+
+use super::Shared;
+use super::error::{AgentError, While};
+use super::layout::{names, read_record, remove_dir};
+use super::plan::Desired;
+use super::ranges::Owner;
+
+/// Pods read at once.
+const PAGE: u32 = 500;
+
+/// Hands every orphan to a worker of its own, and removes workspaces that nobody keeps any more.
+pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
+    let mut suspects = HashSet::new();
+    for dir in [shared.layout.runs(), shared.layout.pods()] {
+        suspects.extend(names(&dir).during("look for orphans")?);
+    }
+    let mut kept = Vec::new();
+    for key in names(&shared.layout.workspaces()).during("look for orphans")? {
+        match read_record::<Owner>(&shared.layout.owner(&key)).during("read a workspace's owner")? {
+            Some(Owner { session: Some(session), pod, .. }) => kept.push((key, pod.namespace, session)),
+            Some(Owner { session: None, .. }) | None => drop(suspects.insert(key)),
+        }
+    }
+    suspects.retain(|uid| !shared.workers().contains_key(uid));
+    if !suspects.is_empty() {
+        let living = living(shared).await?;
+        for uid in suspects.iter().filter(|uid| !living.contains(*uid)) {
+            tracing::info!(pod = uid, "no Pod accounts for this sandbox: removing it");
+            shared.set(uid, Desired::Gone { confirmed: true });
+        }
+    }
+    for (key, namespace, session) in kept {
+        if !shared.ranges.is_held(&key) && !session_exists(shared, &namespace, &session.name, &session.uid).await? {
+            // Since the look, a run may have begun: then its Pod's worker holds it.
+            remove_workspace(shared, &key)?;
+        }
+    }
+    Ok(())
+}
+
+/// The uids of all Pods of this node.
+async fn living(shared: &Shared) -> Result<HashSet<String>, AgentError> {
+    let pods: Api<Pod> = Api::all(shared.client.clone());
+    let mut uids = HashSet::new();
+    let mut params = ListParams::default().fields(&super::dispatch::selector()).limit(PAGE);
+    loop {
+        let page = bounded(pods.list(&params)).await.during("list the Pods of this node")?;
+        uids.extend(page.items.into_iter().filter_map(|pod| pod.metadata.uid));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(uids),
+        }
+    }
+}
+
+async fn session_exists(shared: &Shared, namespace: &str, name: &str, uid: &str) -> Result<bool, AgentError> {
+    let kind = GroupVersionKind::gvk(mainstay_api::GROUP, mainstay_api::VERSION, "Session");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "sessions");
+    let sessions: Api<DynamicObject> = Api::namespaced_with(shared.client.clone(), namespace, &kind);
+    let found = bounded(sessions.get_opt(name)).await.during("read the session of a kept workspace")?;
+    Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(uid)))
+}
+
+fn remove_workspace(shared: &Shared, key: &str) -> Result<(), AgentError> {
+    if shared.ranges.is_held(key) {
+        return Ok(());
+    }
+    tracing::info!(session = key, "removing the workspace of a session that is gone");
+    remove_dir(&shared.layout.workspace(key)).during("remove a workspace")?;
+    shared.ranges.forget_unheld(key);
+    Ok(())
+}
