@@ -1,4 +1,7 @@
 //! The store through its public interface.
 
 mod basics;
+mod child;
+mod crash;
+mod disk;
 mod support;

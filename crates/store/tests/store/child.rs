@@ -1,0 +1,33 @@
+//! This test binary, started again as a process that may be killed.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// Names the directory that a child works in; without it the child's test does nothing.
+pub(crate) const DIR: &str = "MAINSTAY_TEST_DIR";
+
+/// A child that runs one test of this binary.
+pub(crate) fn command(test: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads", "1"]);
+    command.env(DIR, dir).env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a child said before it ended: the lines that it acknowledged, and its standard error.
+pub(crate) fn finish(mut child: Child) -> (Vec<String>, String, ExitStatus) {
+    let stderr = child.stderr.take().unwrap();
+    let errors = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap());
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let acknowledged = lines.filter_map(|line| line.split_once("ack ").map(|(_, said)| said.to_owned())).collect();
+    let status = child.wait().unwrap();
+    (acknowledged, errors.join().unwrap(), status)
+}
+
+/// The directory, in the child.
+pub(crate) fn dir() -> Option<std::path::PathBuf> {
+    std::env::var_os(DIR).map(Into::into)
+}

@@ -1,0 +1,155 @@
+//! A disk that is full, and one that cannot sync.
+
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use mainstay_store::{Append, ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError};
+use tokio::time::{Instant, timeout};
+
+use super::child;
+use super::support::{create, key, message, open};
+
+/// Writes until the disk is full; gives how many writes succeeded.
+async fn fill(store: &SqliteStore) -> u64 {
+    for turn in 1..100_000 {
+        let name = format!("{turn}-{}", "x".repeat(400));
+        match store.write(create(&key("fill", &name), &"y".repeat(2_000))).await {
+            Ok(object) => assert_eq!(object.revision.0, turn),
+            Err(StoreError::Full) => return turn - 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("never full");
+}
+
+/// Reads work, writes are refused, and nothing of a refused write is there.
+async fn is_read_only(store: &SqliteStore, written: u64) {
+    assert!(matches!(store.ready(), Err(StoreError::Full)), "{:?}", store.ready());
+    let query = ListQuery { scope: Scope::resource("mainstay.dev/sessions"), limit: None, at: None, after: None };
+    assert_eq!(store.list(query).await.unwrap().items.len() as u64, written);
+    assert_eq!(store.revision(), Revision(written));
+    let append = Append { session: "s".into(), messages: vec![message("a", &"z".repeat(100_000))] };
+    assert!(matches!(store.append(append).await, Err(StoreError::Full)));
+    assert_eq!(store.messages("s", 0, 1).await.unwrap().last, 0);
+}
+
+#[tokio::test]
+async fn a_bounded_database_refuses_writes_and_serves_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { max_pages: Some(150), ..Options::new(dir.path()) }).unwrap();
+    let written = fill(&store).await;
+    is_read_only(&store, written).await;
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.stats().objects, written);
+    store.write(create(&key("after", "a"), "x")).await.unwrap();
+}
+
+/// A small file system of its own; `None` without the right to mount.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(dir.path()).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    }
+
+    /// Takes all the room that is left.
+    fn stuff(&self) {
+        let mut file = std::fs::File::create(self.0.path().join("stuffing")).unwrap();
+        while file.write_all(&[0; 4_096]).is_ok() {}
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_makes_the_store_read_only_until_there_is_room() {
+    let Some(small) = Small::mount() else {
+        eprintln!("not run: mounting a small file system needs root");
+        return;
+    };
+    let store =
+        SqliteStore::open(Options { checkpoint_pages: 100, ..Options::new(small.0.path().join("data")) }).unwrap();
+    small.stuff();
+    let written = fill(&store).await;
+    is_read_only(&store, written).await;
+    std::fs::remove_file(small.0.path().join("stuffing")).unwrap();
+    let recovered = async {
+        while store.ready().is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), recovered).await.expect("ready again by itself");
+    let object = store.write(create(&key("after", "a"), "x")).await.unwrap();
+    assert_eq!(object.revision.0, written + 1);
+    store.close().await;
+    drop(store);
+    assert_eq!(open(&small.0.path().join("data")).revision().0, written + 1);
+}
+
+/// Makes syncs fail as soon as the file that is named in the environment exists.
+const SYNC_FAILS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int failing(void) {
+    const char *trigger = getenv("MAINSTAY_TEST_SYNC_FAILS");
+    if (!trigger || access(trigger, F_OK) != 0) return 0;
+    errno = EIO;
+    return 1;
+}
+int fsync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd); }
+int fdatasync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
+"#;
+
+fn compile(dir: &Path) -> Option<std::path::PathBuf> {
+    let (source, library) = (dir.join("sync.c"), dir.join("sync.so"));
+    std::fs::write(&source, SYNC_FAILS).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
+    built.is_ok_and(|status| status.success()).then_some(library)
+}
+
+/// In the child: writes, then the disk fails, then writes again.
+#[tokio::test]
+async fn on_a_failing_disk() {
+    let Some(dir) = child::dir() else { return };
+    let store = open(&dir.join("data"));
+    for turn in 0..20 {
+        println!("ack {}", store.write(create(&key("a", &turn.to_string()), "x")).await.unwrap().revision);
+    }
+    std::fs::write(dir.join("trigger"), "").unwrap();
+    let refused = store.write(create(&key("a", "lost"), "x")).await;
+    println!("ack after the failure: {refused:?}");
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_the_process_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(library) = compile(dir.path()) else {
+        eprintln!("not run: needs a C compiler");
+        return;
+    };
+    let began = Instant::now();
+    let mut command = child::command("disk::on_a_failing_disk", dir.path());
+    command.env("LD_PRELOAD", library).env("MAINSTAY_TEST_SYNC_FAILS", dir.path().join("trigger"));
+    let (lines, errors, status) = child::finish(command.spawn().unwrap());
+    assert_eq!(status.signal(), Some(6), "{status}\n{lines:?}\n{errors}");
+    assert!(errors.contains("mainstay: fatal: the store failed and the process stops"), "{errors}");
+    assert_eq!(lines, (1..=20).map(|revision| revision.to_string()).collect::<Vec<_>>());
+    assert!(began.elapsed() < Duration::from_secs(20));
+    let store = open(&dir.path().join("data"));
+    assert!((20..=21).contains(&store.revision().0), "{}", store.revision());
+    store.write(create(&key("b", "after"), "x")).await.unwrap();
+}
