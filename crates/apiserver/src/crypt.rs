@@ -103,8 +103,9 @@ impl Sealer {
             .map(|key| {
                 let unbound = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CryptError::Failed)?;
                 // The id is a part of the key's hash: it tells keys apart, and nothing of them.
-                let id = sha256(key)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-                Ok((id, LessSafeKey::new(unbound)))
+                let hash = sha256(key);
+                let id = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+                Ok((format!("{id:08x}"), LessSafeKey::new(unbound)))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { keys })

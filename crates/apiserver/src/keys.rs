@@ -36,8 +36,8 @@ const ADMIN_FILE: &str = "admin.sha256";
 pub struct Keys {
     dir: PathBuf,
     authority: Authority,
-    token_key: Zeroizing<Vec<u8>>,
-    data_keys: Vec<Zeroizing<[u8; 32]>>,
+    signing: Zeroizing<Vec<u8>>,
+    sealing: Vec<Zeroizing<[u8; 32]>>,
     admin: ArcSwap<[u8; 32]>,
 }
 
@@ -114,10 +114,10 @@ impl Keys {
         let dir = data_dir.join("keys");
         files::private_dir(&dir)?;
         let authority = Authority::open_or_create(&dir, now)?;
-        let token_key = load(&dir.join(TOKEN_FILE), crate::token::generate_key)?;
-        let data_keys = data_keys(&dir.join(DATA_FILE))?;
+        let signing = load(&dir.join(TOKEN_FILE), crate::token::generate_key)?;
+        let sealing = data_keys(&dir.join(DATA_FILE))?;
         let admin = ArcSwap::from_pointee(admin_hash(&dir.join(ADMIN_FILE))?);
-        Ok(Self { dir, authority, token_key, data_keys, admin })
+        Ok(Self { dir, authority, signing, sealing, admin })
     }
 
     /// Writes the admin kubeconfig for a server at `url`: 0600, atomically, with the authority inline.
@@ -154,12 +154,12 @@ impl Keys {
 
     /// The token-signing key, as PKCS #8.
     pub(crate) fn token_key(&self) -> &[u8] {
-        &self.token_key
+        &self.signing
     }
 
     /// The data keys; the first one seals, all open.
     pub(crate) fn data_keys(&self) -> &[Zeroizing<[u8; 32]>] {
-        &self.data_keys
+        &self.sealing
     }
 }
 

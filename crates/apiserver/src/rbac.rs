@@ -11,7 +11,7 @@ use mainstay_store::{Store, StoreError};
 
 use crate::auth::identity::{Identity, MASTERS, SessionBinding};
 
-pub mod bootstrap;
+mod bootstrap;
 mod feed;
 pub mod guard;
 mod index;
@@ -22,6 +22,7 @@ pub mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use bootstrap::{BootstrapError, LABEL as BOOTSTRAP_LABEL, bootstrap};
 pub use rule::Rule;
 
 use feed::{Data, Feed};
@@ -151,9 +152,10 @@ impl Data {
         }
         let allowed = self.index.find(who, what.scope(), |held| {
             held.rule.allows(what).then(|| {
-                let (kind, place) = match held.everywhere {
-                    true => ("ClusterRoleBinding", String::new()),
-                    false => ("RoleBinding", format!("{}/", what.scope())),
+                let (kind, place) = if held.everywhere {
+                    ("ClusterRoleBinding", String::new())
+                } else {
+                    ("RoleBinding", format!("{}/", what.scope()))
                 };
                 format!("RBAC: allowed by {kind} \"{place}{}\" of role \"{}\"", held.binding, held.role)
             })

@@ -26,7 +26,7 @@ pub mod subjects;
 mod tests;
 
 pub use request::{BoundRef, TokenRequest};
-pub use subjects::{StoredSubjects, Subject, Subjects};
+pub use subjects::{StoreSubjects, Subject, Subjects};
 
 /// The audience of this API.
 pub const AUDIENCE: &str = "mainstay";

@@ -47,8 +47,8 @@ impl Classify for BootstrapError {
 }
 
 /// Makes what is missing, and puts back what of ours was changed. Idempotent.
-pub async fn bootstrap(store: &dyn Store, registry: &Registry, clock: &Clock) -> Result<(), BootstrapError> {
-    let maker = Maker { store, registry, clock };
+pub async fn bootstrap(store: &Arc<dyn Store>, registry: &Registry, clock: &Clock) -> Result<(), BootstrapError> {
+    let maker = Maker { store: &**store, registry, clock };
     for namespace in NAMESPACES {
         maker.ensure(("v1", "Namespace"), "", namespace, json!({}), &[]).await?;
         maker.ensure(("v1", "ServiceAccount"), namespace, "default", json!({}), &[]).await?;
@@ -160,14 +160,18 @@ fn put_back(found: &Object, body: &Value, ours: &[&str]) -> Option<Value> {
 pub(super) fn draft(kind: &Kind, object: &Value) -> Draft {
     let head =
         format!(r#"{{"apiVersion":"{}","kind":"{}","metadata":{{"resourceVersion":""#, kind.api_version(), kind.kind);
-    let mut tail = "\"".to_owned();
-    let members = |value: &Value, without: &[&str]| {
-        let members = value.as_object().into_iter().flatten().filter(|(name, _)| !without.contains(&name.as_str()));
-        members.map(|(name, value)| format!(",{}:{value}", Value::from(name.as_str()))).collect::<String>()
-    };
-    tail.push_str(&members(&object["metadata"], &["resourceVersion"]));
-    tail.push('}');
-    tail.push_str(&members(object, &["apiVersion", "kind", "metadata"]));
-    tail.push('}');
+    let mut tail = b"\"".to_vec();
+    members(&mut tail, &object["metadata"], &["resourceVersion"]);
+    tail.push(b'}');
+    members(&mut tail, object, &["apiVersion", "kind", "metadata"]);
+    tail.push(b'}');
     Draft { head: head.into(), tail: tail.into(), meta: Arc::new(meta_of(kind, object)) }
+}
+
+fn members(out: &mut Vec<u8>, object: &Value, without: &[&str]) {
+    for (name, value) in object.as_object().into_iter().flatten() {
+        if !without.contains(&name.as_str()) {
+            out.extend_from_slice(format!(",{}:{value}", Value::from(name.as_str())).as_bytes());
+        }
+    }
 }

@@ -67,13 +67,11 @@ impl Feed {
         for watch in watches.iter_mut() {
             // Without Tokio's budget, which could make a full queue look empty.
             while let Some(next) = tokio::task::unconstrained(watch.next()).now_or_never() {
-                match next {
-                    Ok(more) => changes.extend(more),
-                    Err(_) => {
-                        watches.clear();
-                        return false;
-                    }
-                }
+                let Ok(more) = next else {
+                    watches.clear();
+                    return false;
+                };
+                changes.extend(more);
             }
             if watch.progress() < target {
                 watches.clear();
@@ -83,7 +81,9 @@ impl Feed {
         if !changes.is_empty() {
             changes.sort_by_key(|change| change.revision());
             let mut data = self.data.write().unwrap_or_else(PoisonError::into_inner);
-            changes.iter().for_each(|change| data.apply(change));
+            for change in &changes {
+                data.apply(change);
+            }
         }
         self.seen.fetch_max(target.0, Ordering::AcqRel);
         true

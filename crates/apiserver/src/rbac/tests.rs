@@ -32,7 +32,7 @@ async fn fixture_with(change: impl FnOnce(&mut Options)) -> Fixture {
     change(&mut options);
     let store = SqliteStore::open(options).unwrap();
     let registry = Registry::standard();
-    bootstrap(&*store, &registry, &Clock::system()).await.unwrap();
+    bootstrap(&(Arc::clone(&store) as Arc<dyn Store>), &registry, &Clock::system()).await.unwrap();
     let authorizer = Authorizer::new(Arc::clone(&store) as Arc<dyn Store>);
     Fixture { store, registry, authorizer, _dir: dir }
 }
@@ -40,6 +40,11 @@ async fn fixture_with(change: impl FnOnce(&mut Options)) -> Fixture {
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 impl Fixture {
+    async fn bootstrap(&self) {
+        let store: Arc<dyn Store> = self.store.clone();
+        bootstrap(&store, &self.registry, &Clock::system()).await.unwrap();
+    }
+
     /// Creates or replaces an object.
     async fn put(&self, version: &str, kind: &str, namespace: &str, name: &str, mut body: Value) -> Arc<Object> {
         let kind = self.registry.by_kind(version, kind).unwrap();
@@ -253,7 +258,7 @@ async fn a_session_may_use_itself_and_nothing_else() {
 async fn bootstrap_is_idempotent_and_puts_ours_back_only() {
     let fixture = fixture().await;
     let before = fixture.store.revision();
-    bootstrap(&*fixture.store, &fixture.registry, &Clock::system()).await.unwrap();
+    fixture.bootstrap().await;
     assert_eq!(fixture.store.revision(), before, "nothing was written the second time");
 
     let key = Key::new(index::CLUSTER_ROLES, "", "mainstay:viewer");
@@ -264,7 +269,7 @@ async fn bootstrap_is_idempotent_and_puts_ours_back_only() {
     role["metadata"]["annotations"] = json!({"note": "mine"});
     fixture.put(RBAC, "ClusterRole", "", "mainstay:viewer", role).await;
     let other = fixture.put(RBAC, "ClusterRole", "", "theirs", json!({"rules": []})).await;
-    bootstrap(&*fixture.store, &fixture.registry, &Clock::system()).await.unwrap();
+    fixture.bootstrap().await;
     let body = fixture.store.get(&key).await.unwrap().unwrap().body.clone();
     let mended: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((&mended["rules"], &mended["metadata"]["uid"]), (&rules, &uid));

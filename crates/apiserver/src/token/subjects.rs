@@ -26,15 +26,22 @@ pub trait Subjects: Send + Sync + 'static {
 }
 
 /// The objects in a store.
-pub struct StoredSubjects(pub Arc<dyn Store>);
+pub struct StoreSubjects(Arc<dyn Store>);
 
-impl std::fmt::Debug for StoredSubjects {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("StoredSubjects")
+impl StoreSubjects {
+    /// The objects in this store.
+    pub const fn new(store: Arc<dyn Store>) -> Self {
+        Self(store)
     }
 }
 
-impl Subjects for StoredSubjects {
+impl std::fmt::Debug for StoreSubjects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreSubjects")
+    }
+}
+
+impl Subjects for StoreSubjects {
     fn find(&self, key: Key) -> BoxFuture<'_, Result<Option<Subject>, StoreError>> {
         async move { Ok(self.0.get(&key).await?.map(|object| subject(&object))) }.boxed()
     }
@@ -53,7 +60,7 @@ struct Status {
     run: Option<u64>,
 }
 
-fn subject(object: &Object) -> Subject {
+pub(super) fn subject(object: &Object) -> Subject {
     let uid = Arc::clone(&object.meta.uid);
     if &*object.key.resource != super::SESSIONS {
         return Subject { uid, run: None, ended: false };

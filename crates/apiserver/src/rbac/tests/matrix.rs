@@ -173,6 +173,11 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
             assert!(!fixture.may(&who, what).await, "{name}: {what}");
         }
     }
+}
+
+#[tokio::test]
+async fn only_the_project_controller_binds_members() {
+    let fixture = fixture().await;
     let project = Identity::controller("project-controller");
     for role in ["owner", "editor", "viewer"] {
         assert!(fixture.may(&project, &format!("bind r:clusterroles team/mainstay:{role}")).await);
