@@ -1,0 +1,54 @@
+//! Who is calling and what they may do, as the rest of the server asks it.
+
+use http::request::Parts;
+use mainstay_runtime::{Class, Classify};
+use std::sync::Arc;
+
+use crate::auth::{AuthError, Authenticator, Identity};
+use crate::rbac::{Attributes, Authorizer, Decision};
+use crate::status::{ApiError, ApiResult};
+
+/// Authentication and authorisation of one server.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Finds out who is calling.
+    pub authenticator: Arc<Authenticator>,
+    /// Decides what they may do.
+    pub authorizer: Authorizer,
+}
+
+impl Access {
+    /// The caller of a request from outside.
+    ///
+    /// # Errors
+    /// 401, or 503 when it could not be found out.
+    pub(crate) async fn authenticate(&self, parts: &Parts) -> ApiResult<Identity> {
+        self.authenticator.authenticate(parts).await.map_err(|error| refused(&error))
+    }
+
+    /// Whether the caller may do this.
+    ///
+    /// # Errors
+    /// 503 when it could not be found out.
+    pub(crate) async fn allows(&self, identity: &Identity, attributes: &Attributes<'_>) -> ApiResult<bool> {
+        match self.authorizer.authorize(identity, attributes).await {
+            Decision::Allow(_) => Ok(true),
+            Decision::Deny(reason) => {
+                tracing::debug!(user = identity.user(), ?attributes, reason, "denied");
+                Ok(false)
+            }
+            Decision::Unavailable(error) => {
+                Err(ApiError::unavailable(format!("the caller's rights cannot be read: {error}")))
+            }
+        }
+    }
+}
+
+fn refused(error: &AuthError) -> ApiError {
+    match error.class() {
+        Class::Transient { .. } | Class::Indeterminate => {
+            ApiError::unavailable(format!("the caller cannot be verified: {error}"))
+        }
+        Class::Conflict | Class::Fenced | Class::Terminal(_) => ApiError::unauthorized(error.to_string()),
+    }
+}

@@ -1,0 +1,152 @@
+//! The newest activity of sessions: known at once in memory, merged in when a session is read, and written to its
+//! status at most every ten seconds, so that messages do not become revisions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mainstay_store::{Key, Object, StoreError, Write};
+use tokio::time::MissedTickBehavior;
+
+use crate::catalog::Entry;
+use crate::habits::session;
+use crate::object;
+use crate::server::ApiServer;
+use crate::status::{About, ApiError, ApiResult};
+
+/// How often activity is written to status.
+const WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// What happened in a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Number of the last message.
+    pub(crate) last_message: u64,
+    /// Wall-clock milliseconds of the last activity.
+    pub(crate) activity_ms: i64,
+}
+
+impl Seen {
+    fn with(self, other: Self) -> Self {
+        Self {
+            last_message: self.last_message.max(other.last_message),
+            activity_ms: self.activity_ms.max(other.activity_ms),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    key: Key,
+    seen: Seen,
+    /// What the stored status is known to hold.
+    written: Seen,
+}
+
+/// Activity of the sessions that were used since this server started.
+#[derive(Debug, Default)]
+pub(crate) struct Activity(Mutex<HashMap<Arc<str>, Known>>);
+
+impl Activity {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes activity of a session.
+    pub(crate) fn note(&self, session: &Object, seen: Seen) {
+        let mut known = self.lock();
+        let known = known.entry(session.meta.uid.clone()).or_insert_with(|| Known {
+            key: session.key.clone(),
+            seen,
+            written: Seen::default(),
+        });
+        known.seen = known.seen.with(seen);
+    }
+
+    /// The status of this session now holds `written`.
+    fn note_written(&self, uid: &str, written: Seen) {
+        if let Some(known) = self.lock().get_mut(uid) {
+            known.written = known.written.with(written);
+        }
+    }
+
+    /// Forgets a session.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn unwritten(&self) -> Vec<(Arc<str>, Key, Seen)> {
+        let known = self.lock();
+        let dirty = known.iter().filter(|(_, known)| known.seen != known.written);
+        dirty.map(|(uid, known)| (uid.clone(), known.key.clone(), known.seen)).collect()
+    }
+
+    /// Activity that a session's stored status may not show yet.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub(crate) async fn newer(&self, server: &ApiServer, session: &Object) -> ApiResult<Option<Seen>> {
+        let uid = &session.meta.uid;
+        let known = self.lock().get(uid).map(|known| (known.seen, known.written));
+        if let Some((seen, written)) = known {
+            return Ok((seen != written).then_some(seen));
+        }
+        // The first look since the start: what was not written before the last server ended is in the store.
+        let failed = |error: &StoreError| ApiError::unavailable(format!("a session's activity cannot be read: {error}"));
+        let row = server.store().run_row(uid).await.map_err(|error| failed(&error))?.unwrap_or_default();
+        let last = server.store().messages(uid, u64::MAX >> 1, 1).await.map_err(|error| failed(&error))?.last;
+        let seen = Seen { last_message: last, activity_ms: row.activity_ms };
+        self.note(session, seen);
+        Ok(Some(seen))
+    }
+
+    /// A read found that the stored status shows all of `seen`.
+    pub(crate) fn settled(&self, uid: &str, seen: Seen) {
+        self.note_written(uid, seen);
+    }
+}
+
+/// Starts the task that writes activity to status.
+pub(crate) fn keep_written(server: &ApiServer) {
+    let Some(entry) = server.catalog().of_group(mainstay_api::GROUP, "sessions").cloned() else { return };
+    let (server, stop) = (server.clone(), server.tasks().stopping());
+    let tasks = server.tasks().clone();
+    drop(tasks.spawn("session-activity", async move {
+        let mut ticks = tokio::time::interval(WRITE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            for (uid, key, seen) in server.activity().unwritten() {
+                if let Err(error) = write(&server, &entry, &uid, &key, seen).await {
+                    tracing::warn!(%key, %error, "the activity of a session could not be written");
+                }
+            }
+        }
+    }));
+}
+
+async fn write(server: &ApiServer, entry: &Entry, uid: &Arc<str>, key: &Key, seen: Seen) -> ApiResult<()> {
+    let failed = |error: &StoreError| ApiError::from_store(error, About { kind: &entry.kind, name: &key.name });
+    let found = server.store().get(key).await.map_err(|error| failed(&error))?;
+    let Some(current) = found.filter(|current| current.meta.uid == *uid) else {
+        server.activity().forget(uid);
+        return Ok(());
+    };
+    let mut value = object::parse(&current)?;
+    if session::merge(&mut value, seen.last_message, seen.activity_ms) {
+        let draft = object::draft(entry, &value)?;
+        let update = Write::Update { key: key.clone(), draft, expected: current.revision };
+        match server.store().write(update).await {
+            Ok(_) => {}
+            // Somebody else wrote; the next round tries again.
+            Err(StoreError::Conflict(_) | StoreError::Missing) => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    server.activity().note_written(uid, seen);
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! What a server is made of, and the limits that it keeps.
+
+use std::time::Duration;
+
+/// Limits of one server; the defaults are what an embedded server uses.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a request body.
+    pub body: usize,
+    /// Bytes of a body of messages.
+    pub messages_body: usize,
+    /// Items of one page of a list, whatever `limit` asks for.
+    pub page: usize,
+    /// Objects that one deletecollection removes.
+    pub delete_collection: usize,
+    /// Open watches and followed streams of the whole server.
+    pub watches: usize,
+    /// Open watches and followed streams of one identity.
+    pub watches_per_identity: usize,
+    /// Time for everything but the body of a stream.
+    pub request: Duration,
+    /// Longest life of a watch; `timeoutSeconds` may ask for less.
+    pub watch_life: Duration,
+    /// Time between bookmarks.
+    pub bookmark: Duration,
+    /// Time after which a withdrawn right ends a watch, at the latest.
+    pub recheck: Duration,
+    /// Open connections.
+    pub connections: usize,
+    /// Time to send a request's head.
+    pub header_read: Duration,
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Requests and watches at a time on one HTTP/2 connection.
+    pub streams: u32,
+    /// Messages kept of a session; readers of older ones get a gap.
+    pub messages_kept: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 3 << 20,
+            messages_body: 4 << 20,
+            page: 10_000,
+            delete_collection: 10_000,
+            watches: 4_096,
+            watches_per_identity: 1_024,
+            request: Duration::from_secs(30),
+            watch_life: Duration::from_secs(3_600),
+            bookmark: Duration::from_secs(50),
+            recheck: Duration::from_secs(3),
+            connections: 4_096,
+            header_read: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            streams: 1_024,
+            messages_kept: 100_000,
+        }
+    }
+}

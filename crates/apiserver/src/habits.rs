@@ -1,0 +1,149 @@
+//! Kinds that are stored, read or written in a way of their own, one file each; every other kind passes through.
+//!
+//! An object has up to three forms. *Stored*: secrets sealed. *Opened*: secrets in the clear, only in memory, what a
+//! change is compared with. *Visible*: what clients read and patch, without what is write-only.
+
+pub(crate) mod credential;
+pub(crate) mod rbac;
+pub(crate) mod secret;
+pub(crate) mod session;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainstay_api::FieldError;
+use mainstay_store::{Draft, Object};
+use serde_json::{Value, json};
+
+use crate::catalog::{Entry, Habit};
+use crate::crypt::Place;
+use crate::object;
+use crate::server::{ApiServer, Call};
+use crate::status::ApiResult;
+
+/// Stored to opened.
+///
+/// # Errors
+/// 500 when a sealed value cannot be opened.
+pub(crate) fn opened(server: &ApiServer, entry: &Entry, mut value: Value) -> ApiResult<Value> {
+    match entry.habit {
+        Habit::Secret => secret::open(server, entry, &mut value)?,
+        Habit::Credential => credential::open(server, entry, &mut value)?,
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => {}
+    }
+    Ok(value)
+}
+
+/// Opened to visible.
+pub(crate) fn visible(entry: &Entry, opened: &Value) -> Value {
+    let mut value = opened.clone();
+    if entry.habit == Habit::Credential {
+        credential::hide(&mut value);
+    }
+    value
+}
+
+/// What a write that came from the visible form left out because it cannot be seen.
+pub(crate) fn restore(entry: &Entry, new: &mut Value, old: &Value) {
+    if entry.habit == Habit::Credential {
+        credential::restore(new, old);
+    }
+}
+
+/// The opened form, sealed and serialised for the store.
+///
+/// # Errors
+/// 500 when it cannot be sealed.
+pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) -> ApiResult<Draft> {
+    match entry.habit {
+        Habit::Secret => object::draft(entry, &secret::seal(server, entry, opened)?),
+        Habit::Credential => object::draft(entry, &credential::seal(server, entry, opened)?),
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => object::draft(entry, opened),
+    }
+}
+
+/// The visible form of a stored object, as bytes.
+///
+/// # Errors
+/// 500 when a sealed value cannot be opened.
+pub(crate) async fn readable(server: &ApiServer, entry: &Entry, stored: &Arc<Object>) -> ApiResult<Bytes> {
+    if entry.habit == Habit::Session {
+        return session::with_activity(server, stored).await;
+    }
+    readable_now(server, entry, stored)
+}
+
+/// As [`readable`], without what has to be waited for: a watch shows a session's activity as it is written.
+///
+/// # Errors
+/// 500 when a sealed value cannot be opened.
+pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -> ApiResult<Bytes> {
+    match entry.habit {
+        Habit::Secret => object::to_bytes(&opened(server, entry, object::parse(stored)?)?),
+        Habit::Credential => {
+            // The token need not be opened to be left out.
+            let mut value = object::parse(stored)?;
+            credential::hide(&mut value);
+            object::to_bytes(&value)
+        }
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => Ok(stored.body.clone()),
+    }
+}
+
+/// Completes a new or changed object after its schema, before its rules.
+///
+/// # Errors
+/// What the store refuses.
+pub(crate) async fn complete(
+    call: &Call<'_>,
+    new: &mut Value,
+    old: Option<&Value>,
+    errors: &mut Vec<FieldError>,
+) -> ApiResult<()> {
+    match call.entry.habit {
+        Habit::Secret => secret::complete(new),
+        Habit::Credential => credential::complete(new, old),
+        Habit::Session => session::complete(call, new, errors).await?,
+        Habit::Namespace if old.is_none() => new["spec"]["finalizers"] = json!([NAMESPACE_FINALIZER]),
+        // Only `/finalize` may release a namespace.
+        Habit::Namespace => new["spec"] = old.map_or(Value::Null, |old| old["spec"].clone()),
+        Habit::Plain | Habit::Pod | Habit::Rbac => {}
+    }
+    Ok(())
+}
+
+/// In `spec.finalizers` of every Namespace until the namespace controller has emptied it, as upstream has it.
+pub(crate) const NAMESPACE_FINALIZER: &str = "kubernetes";
+
+/// Rights that depend on what is written, not only on the path.
+///
+/// # Errors
+/// 403.
+pub(crate) async fn permit(call: &Call<'_>, new: &Value, old: Option<&Value>) -> ApiResult<()> {
+    if call.entry.habit == Habit::Rbac { rbac::permit(call, new, old).await } else { Ok(()) }
+}
+
+/// What follows the true end of an object.
+pub(crate) fn deleted(server: &ApiServer, entry: &Entry, gone: &Arc<Object>) {
+    if entry.habit == Habit::Session {
+        session::deleted(server, gone.meta.uid.clone());
+    }
+}
+
+/// The place of one field of an object, which binds what is sealed to it.
+fn place<'a>(entry: &'a Entry, object: &'a Value, field: &'a str) -> Place<'a> {
+    Place {
+        group: entry.kind.group,
+        resource: entry.kind.plural,
+        namespace: object::text(object, "namespace"),
+        name: object::text(object, "name"),
+        uid: object::text(object, "uid"),
+        field,
+    }
+}
+
+fn crypt_failure(entry: &Entry, object: &Value, error: &crate::crypt::CryptError) -> crate::status::ApiError {
+    let (kind, name) = (entry.kind.kind, object::text(object, "name"));
+    tracing::error!(kind, namespace = object::text(object, "namespace"), name, %error, "a secret cannot be sealed or opened");
+    crate::status::ApiError::internal(format_args!("the secret part of {kind} {name:?} cannot be sealed or opened"))
+}

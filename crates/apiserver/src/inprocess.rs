@@ -1,0 +1,62 @@
+//! The API without a socket: a tower service, and a `kube::Client` on it.
+//!
+//! Every request runs on its own tracked task: a caller that goes away does not cancel a write in its middle, and a
+//! panic becomes a 500.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use mainstay_runtime::Tasks;
+
+use crate::auth::Identity;
+use crate::body::{Body, BodyError};
+use crate::respond;
+use crate::server::{ApiServer, Caller};
+use crate::status::ApiError;
+
+/// The API as one identity sees it; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct InProcess {
+    server: ApiServer,
+    identity: Identity,
+    tasks: Tasks,
+}
+
+/// The service through which `identity` uses `server`.
+pub const fn service(server: ApiServer, identity: Identity, tasks: Tasks) -> InProcess {
+    InProcess { server, identity, tasks }
+}
+
+/// A client through which `identity` uses `server`. It belongs to the Tokio runtime in which it is made.
+pub fn client(server: ApiServer, identity: Identity, tasks: Tasks) -> kube::Client {
+    kube::Client::new(service(server, identity, tasks), "default")
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (server, caller) = (self.server.clone(), Caller::Trusted(self.identity.clone()));
+        let task = self.tasks.spawn("api-request", async move { server.handle(request, caller).await });
+        Box::pin(async move {
+            Ok(task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a request ended without an answer");
+                respond::failure(&ApiError::internal("the request panicked; the server goes on"))
+            }))
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! The API over TLS: HTTP/1.1 and HTTP/2 on one port.
+//!
+//! Bounded against slow and greedy peers: connections, handshake, head of a request, streams of a connection. On stop
+//! the listener closes at once and connections drain until a deadline.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::Body;
+use crate::respond;
+use crate::server::{ApiServer, Caller};
+use crate::status::ApiError;
+
+/// Time for requests in flight when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Pause after the system refused a connection (no descriptors), so that refusals do not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 64 << 10;
+
+/// A bound port.
+pub struct Listener {
+    socket: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Listener {
+    /// Binds a port; 0 lets the system choose.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub async fn bind(address: SocketAddr, tls: TlsAcceptor) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, tls })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `stop`, then drains.
+    pub async fn serve(self, server: ApiServer, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(server.limits().connections));
+        let graceful = GracefulShutdown::new();
+        let http = Arc::new(http(&server));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = accept(&self.socket, &slots) => accepted,
+            };
+            let Some((stream, slot)) = accepted else { continue };
+            let connection = Connection { server: server.clone(), http: http.clone(), tls: self.tls.clone(), slot };
+            let (watcher, stop) = (graceful.watcher(), stop.clone());
+            drop(server.tasks().spawn("connection", connection.serve(stream, watcher, stop)));
+        }
+        drop(self.socket);
+        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections were still open when the time to drain was over");
+        }
+    }
+}
+
+/// The next connection, once there is a free slot for it.
+async fn accept(socket: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.ok()?;
+    match socket.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+fn http(server: &ApiServer) -> auto::Builder<TokioExecutor> {
+    let limits = server.limits();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read)
+        .max_buf_size(MAX_HEAD.max(256 << 10))
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .adaptive_window(false)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+struct Connection {
+    server: ApiServer,
+    http: Arc<auto::Builder<TokioExecutor>>,
+    tls: TlsAcceptor,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, watcher: Watcher, stop: CancellationToken) {
+        let _slot = self.slot;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let handshake = tokio::time::timeout(self.server.limits().handshake, self.tls.accept(stream));
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            stream = handshake => stream,
+        };
+        let stream = match stream {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+            Err(_) => return tracing::debug!("TLS handshake timed out"),
+        };
+        let server = self.server;
+        let service = service_fn(move |request| answer(server.clone(), request));
+        let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error, "connection");
+        }
+    }
+}
+
+/// Answers one request; a panic is its own 500, and nobody else's.
+async fn answer(server: ApiServer, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let work = AssertUnwindSafe(server.handle(request, Caller::Unknown)).catch_unwind();
+    Ok(work.await.unwrap_or_else(|_| {
+        tracing::error!("a request panicked");
+        respond::failure(&ApiError::internal("the request panicked; the server goes on"))
+    }))
+}

@@ -1,0 +1,156 @@
+//! What the server counts, in Prometheus' text format. Labels come from closed sets: verbs, registered resources, codes.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use mainstay_store::Store;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::catalog::Entry;
+use crate::request::Verb;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Requests {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Latency {
+    verb: &'static str,
+}
+
+/// The counters of one server.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Requests, Counter>,
+    latency: Family<Latency, Histogram>,
+    in_flight: Gauge,
+    streams: Gauge,
+    stored: Stored,
+    store: Arc<dyn Store>,
+}
+
+/// The store's figures, read when they are asked for.
+#[derive(Debug, Default)]
+struct Stored {
+    objects: Gauge,
+    revision: Gauge,
+    floor: Gauge,
+    commits: Gauge,
+    writes: Gauge,
+    watchers: Gauge,
+    slow: Gauge,
+    queued: Gauge,
+}
+
+/// One request under observation.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    start: Instant,
+    seen: (&'static str, &'static str, &'static str),
+}
+
+impl Observation {
+    /// What the request turned out to be.
+    pub(crate) fn set(&mut self, verb: Verb, entry: Option<&Arc<Entry>>) {
+        let (group, resource) = entry.map_or(("", ""), |entry| (entry.kind.group, entry.kind.plural));
+        self.seen = (verb.as_str(), group, resource);
+    }
+}
+
+fn latencies() -> Histogram {
+    Histogram::new([0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0])
+}
+
+impl Metrics {
+    /// No requests yet.
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        let mut registry = Registry::with_prefix("mainstay");
+        let requests = Family::<Requests, Counter>::default();
+        registry.register("requests", "Requests answered", requests.clone());
+        let latency = Family::<Latency, Histogram>::new_with_constructor(latencies);
+        registry.register("request_duration_seconds", "Time to the head of the response", latency.clone());
+        let (in_flight, streams) = (Gauge::default(), Gauge::default());
+        registry.register("requests_in_flight", "Requests being answered", in_flight.clone());
+        registry.register("open_streams", "Open watches and followed streams", streams.clone());
+        let stored = Stored::default();
+        stored.register(&mut registry);
+        Self { registry, requests, latency, in_flight, streams, stored, store }
+    }
+
+    /// A request has come in.
+    pub(crate) fn begin(&self) -> Observation {
+        self.in_flight.inc();
+        Observation { start: Instant::now(), seen: ("other", "", "") }
+    }
+
+    /// It was answered.
+    pub(crate) fn end(&self, observation: &Observation, code: StatusCode) {
+        self.in_flight.dec();
+        let (verb, group, resource) = observation.seen;
+        self.requests.get_or_create(&Requests { verb, group, resource, code: code.as_u16() }).inc();
+        self.latency.get_or_create(&Latency { verb }).observe(observation.start.elapsed().as_secs_f64());
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn render(&self, open_streams: usize) -> String {
+        self.streams.set(i64::try_from(open_streams).unwrap_or(i64::MAX));
+        self.stored.read(&*self.store);
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "the metrics cannot be written");
+        }
+        text
+    }
+}
+
+impl Stored {
+    fn register(&self, registry: &mut Registry) {
+        let rows = [
+            ("store_objects", "Objects now", &self.objects),
+            ("store_revision", "The newest revision", &self.revision),
+            ("store_floor", "The compaction floor", &self.floor),
+            ("store_commits", "Commits since start", &self.commits),
+            ("store_writes", "Writes that succeeded since start", &self.writes),
+            ("store_watchers", "Watches open on the store", &self.watchers),
+            ("store_slow_watchers_ended", "Watches ended because their reader was too slow", &self.slow),
+            ("store_queued", "Writes waiting for the writer", &self.queued),
+        ];
+        for (name, help, gauge) in rows {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    fn read(&self, store: &dyn Store) {
+        let stats = store.stats();
+        let rows = [
+            (&self.objects, stats.objects),
+            (&self.revision, store.revision().0),
+            (&self.floor, store.floor().0),
+            (&self.commits, stats.commits),
+            (&self.writes, stats.writes),
+            (&self.watchers, stats.watchers),
+            (&self.slow, stats.slow_watchers_ended),
+            (&self.queued, stats.queued),
+        ];
+        for (gauge, value) in rows {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}

@@ -1,0 +1,225 @@
+//! The server: one request in, one response out.
+//!
+//! Life of a request: the path is parsed, the caller is found out, the right is checked, the verb does its work under
+//! a deadline. Every failure on the way is an [`ApiError`], and becomes a `Status` in one place.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use mainstay_api::Registry;
+use mainstay_runtime::{Clock, Tasks};
+use mainstay_store::Store;
+
+use crate::access::Access;
+use crate::activity::Activity;
+use crate::auth::Identity;
+use crate::body::{Body, BodyError};
+use crate::catalog::{Catalog, CatalogError, Entry};
+use crate::config::Limits;
+use crate::crypt::Sealer;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::nodelink::NodeLink;
+use crate::request::{Query, ResourcePath};
+use crate::respond;
+use crate::status::{About, ApiError};
+use crate::sub::heartbeat::Turns;
+use crate::route;
+
+/// What a server is made of.
+pub struct Config {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// The kinds that are served.
+    pub registry: Arc<Registry>,
+    /// Who may do what.
+    pub access: Access,
+    /// Seals what is secret.
+    pub sealer: Arc<Sealer>,
+    /// The time.
+    pub clock: Clock,
+    /// The owner of the server's tasks.
+    pub tasks: Tasks,
+    /// Its limits.
+    pub limits: Limits,
+    /// The version of the program.
+    pub version: &'static str,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("limits", &self.limits).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// The API server; cheap to clone.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Shared>);
+
+struct Shared {
+    config: Config,
+    catalog: Catalog,
+    activity: Activity,
+    metrics: Metrics,
+    gate: Gate,
+    turns: Turns,
+    node_link: OnceLock<Arc<dyn NodeLink>>,
+}
+
+/// How a request came in.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// Over a socket: it has to show who it is.
+    Unknown,
+    /// From inside this process.
+    Trusted(Identity),
+}
+
+/// A request for a resource that has passed authentication and authorisation.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    /// The server.
+    pub(crate) server: &'a ApiServer,
+    /// Method, URL and headers.
+    pub(crate) parts: &'a Parts,
+    /// Who is calling.
+    pub(crate) identity: &'a Identity,
+    /// Where to.
+    pub(crate) path: &'a ResourcePath<'a>,
+    /// The kind.
+    pub(crate) entry: &'a Arc<Entry>,
+    /// The parameters.
+    pub(crate) query: &'a Query<'a>,
+    /// Whether the identity has to be checked again while a stream lives.
+    pub(crate) trusted: bool,
+}
+
+impl Call<'_> {
+    /// The namespace, empty for cluster-scoped objects.
+    pub(crate) fn namespace(&self) -> &str {
+        self.path.namespace.as_deref().unwrap_or("")
+    }
+
+    /// The object's name, empty for a collection.
+    pub(crate) fn name(&self) -> &str {
+        self.path.name.as_deref().unwrap_or("")
+    }
+
+    /// What messages are about.
+    pub(crate) fn about<'b>(&'b self, name: &'b str) -> About<'b> {
+        About { kind: &self.entry.kind, name }
+    }
+}
+
+impl ApiServer {
+    /// A server of these parts.
+    ///
+    /// # Errors
+    /// When a kind's schema cannot be compiled.
+    pub fn new(config: Config) -> Result<Self, CatalogError> {
+        let catalog = Catalog::new(&config.registry)?;
+        let gate = Gate::new(&config.limits);
+        let server = Self(Arc::new(Shared {
+            catalog,
+            activity: Activity::default(),
+            metrics: Metrics::new(config.store.clone()),
+            gate,
+            turns: Turns::default(),
+            node_link: OnceLock::new(),
+            config,
+        }));
+        crate::activity::keep_written(&server);
+        Ok(server)
+    }
+
+    /// Connects the node agent; it is a client of this server and can only exist after it. The first one stays.
+    pub fn set_node_link(&self, link: Arc<dyn NodeLink>) {
+        if self.0.node_link.set(link).is_err() {
+            tracing::warn!("a node agent was connected already");
+        }
+    }
+
+    /// Answers one request.
+    pub async fn handle<B>(&self, request: Request<B>, caller: Caller) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin + Send,
+        B::Error: Into<BodyError>,
+    {
+        let (parts, body) = request.into_parts();
+        let mut observation = self.0.metrics.begin();
+        let work = route::route(self, &parts, body, caller, &mut observation);
+        let answer = match tokio::time::timeout(self.0.config.limits.request, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ApiError::timeout("the request took longer than the server allows")),
+        };
+        let response = answer.unwrap_or_else(|error| respond::failure(&error));
+        self.0.metrics.end(&observation, response.status());
+        response
+    }
+
+    /// Where everything is kept.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.0.config.store
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.0.config.registry
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.0.config.access
+    }
+
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.0.config.sealer
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.config.clock
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.0.config.tasks
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.config.limits
+    }
+
+    pub(crate) fn version(&self) -> &'static str {
+        self.0.config.version
+    }
+
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(crate) fn node_link(&self) -> Option<&Arc<dyn NodeLink>> {
+        self.0.node_link.get()
+    }
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer").field("limits", &self.0.config.limits).finish_non_exhaustive()
+    }
+}
