@@ -5,8 +5,8 @@
 //! pid 1 inside the sandbox: it runs the agent process and carries its messages. Start with [`launch`], the words
 //! they exchange.
 
-pub mod cgroup;
 pub mod agent;
+pub mod cgroup;
 pub mod launch;
 pub mod sandbox;
 pub mod shim;

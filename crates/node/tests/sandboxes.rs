@@ -6,9 +6,13 @@
 
 #[path = "sandboxes/bench.rs"]
 mod bench;
+#[path = "sandboxes/escape.rs"]
+mod escape;
 #[path = "sandboxes/fake_api.rs"]
 mod fake_api;
 #[path = "sandboxes/isolation.rs"]
 mod isolation;
 #[path = "sandboxes/life.rs"]
 mod life;
+#[path = "sandboxes/limits.rs"]
+mod limits;

@@ -1,0 +1,150 @@
+//! The work bench: a data directory, an agent that can be stopped and started again, and waiting under a deadline.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_node::agent::{AgentConfig, Enforceable, Handle, Shims, start};
+use mainstay_node::launch::{Isolation, Order, Verb};
+use mainstay_node::shim::{client, record};
+use mainstay_runtime::{Clock, Tasks};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fake_api::FakeApi;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+/// What a plain process can be held to.
+pub(crate) const CAN: Enforceable =
+    Enforceable { isolation: Isolation::None, cpu: false, memory: false, pids: false, keep: true };
+
+pub(crate) struct Bench {
+    dir: TempDir,
+    pub(crate) api: FakeApi,
+    fence: u64,
+    running: Option<(Tasks, Handle)>,
+}
+
+impl Bench {
+    /// A bench whose agent runs.
+    pub(crate) fn new() -> Self {
+        let mut bench = Self::idle();
+        bench.start();
+        bench
+    }
+
+    /// A bench whose agent does not run yet.
+    pub(crate) fn idle() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), api: FakeApi::new(), fence: 0, running: None }
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.fence += 1;
+        let tasks = Tasks::new();
+        let config = AgentConfig {
+            client: self.api.client(),
+            api: self.api.relayed(),
+            dir: self.path("node"),
+            exe: env!("CARGO_BIN_EXE_mainstay-shim-test").into(),
+            tasks: tasks.clone(),
+            clock: Clock::system(),
+            fence: self.fence,
+            can: CAN,
+            sandboxes: Arc::new(Shims),
+        };
+        self.running = Some((tasks, start(config).unwrap()));
+    }
+
+    /// Stops the agent; its sandboxes go on.
+    pub(crate) async fn stop(&mut self) {
+        let (tasks, _) = self.running.take().unwrap();
+        tasks.shutdown(Duration::from_secs(20)).await.unwrap();
+    }
+
+    pub(crate) fn agent(&self) -> &Handle {
+        &self.running.as_ref().unwrap().1
+    }
+
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    pub(crate) fn run_dir(&self, uid: &str) -> PathBuf {
+        self.path("node/run").join(uid)
+    }
+
+    /// What is left in the agent's directories.
+    pub(crate) fn left_over(&self) -> Vec<PathBuf> {
+        let dirs = ["node/run", "node/pods", "node/workspaces"].map(|dir| self.path(dir));
+        let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Waits until the Pod's status satisfies `is`; returns it.
+    pub(crate) async fn until(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let look = || self.api.pod(name).map(|pod| pod["status"].clone()).filter(|status| is(status));
+        eventually(&format!("{name}: {what}"), look).await
+    }
+
+    pub(crate) async fn ready(&self, name: &str) -> Value {
+        self.until(name, "ready", |status| condition(status, "Ready") == "True").await
+    }
+
+    pub(crate) async fn finished(&self, name: &str) -> Value {
+        self.until(name, "finished", |status| ["Succeeded", "Failed"].contains(&status["phase"].as_str().unwrap()))
+            .await
+    }
+
+    /// Waits until the object, and everything that was made for it, has gone.
+    pub(crate) async fn gone(&self, name: &str) {
+        eventually("the object's end", || self.api.pod(name).is_none().then_some(())).await;
+        eventually("no left-overs", || self.left_over().is_empty().then_some(())).await;
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let runs = std::fs::read_dir(self.path("node/run")).into_iter().flatten().filter_map(Result::ok);
+        for run in runs.map(|run| run.path()).filter(|run| record::is_live(run).unwrap_or(false)) {
+            client::send(&run, &Order { fence: u64::MAX, verb: Verb::Stop { grace_seconds: 0 } }).ok();
+        }
+    }
+}
+
+/// The status of a condition, or nothing.
+pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
+    let conditions = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    conditions.iter().find(|one| one["type"] == kind).map_or("", |one| one["status"].as_str().unwrap())
+}
+
+/// A Pod that runs `sh -c script` for session `fix`.
+pub(crate) fn pod(name: &str, script: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "finalizers": ["mainstay.dev/node"],
+            "labels": { "mainstay.dev/session": "fix" },
+            "annotations": { "mainstay.dev/session-uid": "s-1", "mainstay.dev/run": "1", "mainstay.dev/adaptor": "exec" },
+        },
+        "spec": {
+            "nodeName": "local", "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
+            "containers": [{
+                "name": "agent", "command": ["/bin/sh", "-c", script], "resources": {},
+                "volumeMounts": [{ "name": "workspace", "mountPath": "/workspace" }],
+            }],
+            "volumes": [{ "name": "workspace", "emptyDir": { "sizeLimit": "64Mi" } }],
+        },
+    })
+}
+
+/// Waits for a state, under a deadline.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < until, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,134 @@
+//! A Pod's life under one agent.
+
+use futures::StreamExt;
+use mainstay_node::agent::logs::{LogError, LogOptions};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::bench::{Bench, condition, eventually, pod};
+
+async fn log(bench: &Bench, uid: &str, options: LogOptions) -> String {
+    let stream = bench.agent().logs(uid, options).await.unwrap();
+    let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap()).collect().await;
+    String::from_utf8(chunks.concat()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_talks_ends_and_is_cleaned_up() {
+    let bench = Bench::new();
+    let go = bench.path("go");
+    let script = format!("echo hello; until [ -e {} ]; do sleep 0.02; done; echo bye; exit 3", go.display());
+    let uid = bench.api.create(pod("fix-1", &script));
+    let status = bench.ready("fix-1").await;
+    assert_eq!((status["phase"].as_str(), condition(&status, "Isolated")), (Some("Running"), "False"));
+    assert!(status["containerStatuses"][0]["state"]["running"]["startedAt"].is_string());
+    assert_eq!(bench.api.status_writes("fix-1").len(), 1, "Running, Isolated and Ready are one write");
+    let following = log(&bench, &uid, LogOptions { follow: true, ..LogOptions::default() });
+    let (log_text, ()) = tokio::join!(following, async { std::fs::write(&go, "").unwrap() });
+    assert_eq!(log_text, "hello\nbye\n");
+    let status = bench.finished("fix-1").await;
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Error")));
+    let terminated = &status["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&terminated["exitCode"], &terminated["reason"]), (&json!(3), &json!("Error")));
+    assert!(status["message"].as_str().unwrap().contains("code 3"), "R17: {status}");
+    assert_eq!(bench.api.texts()[..2], ["hello", "bye"]);
+    assert_eq!(bench.api.status_writes("fix-1").len(), 2);
+    let tail = log(&bench, &uid, LogOptions { tail_lines: Some(1), ..LogOptions::default() }).await;
+    assert_eq!(tail, "bye\n", "the log is there until the Pod goes");
+    assert!(!bench.path("node/pods").join(&uid).exists(), "but no socket and no token");
+    bench.api.delete("fix-1", 5);
+    bench.gone("fix-1").await;
+    let gone = bench.agent().logs(&uid, LogOptions::default()).await;
+    assert!(matches!(gone, Err(LogError::NoSuchLog)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_is_stopped_with_its_grace_period() {
+    let bench = Bench::new();
+    bench.api.create(pod("fix-1", "trap 'echo stopping; exit 0' TERM; echo up; while :; do sleep 0.02; done"));
+    bench.ready("fix-1").await;
+    eventually("the trap", || bench.api.texts().contains(&"up".to_owned()).then_some(())).await;
+    bench.api.delete("fix-1", 5);
+    bench.gone("fix-1").await;
+    let last = bench.api.status_writes("fix-1").pop().unwrap();
+    assert_eq!((&last["phase"], &last["reason"]), (&json!("Failed"), &json!("Stopped")));
+    assert!(bench.api.texts().contains(&"stopping".to_owned()), "its last words arrive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_variables_reach_the_agent_process() {
+    let bench = Bench::new();
+    bench.api.place("/api/v1/namespaces/web/configmaps/notes", json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "notes" }, "data": { "a.txt": "from a config map" },
+    }));
+    bench.api.place(
+        "/apis/mainstay.dev/v1alpha1/namespaces/web/credentials/git/reveal",
+        json!({ "token": "t0k", "url": "https://x" }),
+    );
+    bench.api.place(
+        "/api/v1/namespaces/web/secrets/other",
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "other" }, "data": { "key": "c2VjcmV0" },
+        }),
+    );
+    let script = "cat $MAINSTAY_FILES/a.txt; echo; cat $MAINSTAY_CREDENTIALS/git/token; echo; \
+                  ls $MAINSTAY_CREDENTIALS/git; stat -c %a $MAINSTAY_CREDENTIALS/git/token; echo $A $B $C";
+    let mut wanted = pod("fix-1", script);
+    wanted["spec"]["containers"][0]["env"] = json!([
+        { "name": "A", "value": "plain" },
+        { "name": "B", "valueFrom": { "secretKeyRef": { "name": "credential/git", "key": "token" } } },
+        { "name": "C", "valueFrom": { "secretKeyRef": { "name": "other", "key": "key" } } },
+    ]);
+    let spec = &mut wanted["spec"];
+    for (name, source, path) in [
+        ("files", json!({ "configMap": { "name": "notes" } }), "/mainstay/files"),
+        ("git", json!({ "secret": { "secretName": "credential/git" } }), "/mainstay/credentials/git"),
+    ] {
+        let mut volume = source;
+        volume["name"] = json!(name);
+        spec["volumes"].as_array_mut().unwrap().push(volume);
+        let mount = json!({ "name": name, "mountPath": path });
+        spec["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
+    }
+    let uid = bench.api.create(wanted);
+    bench.finished("fix-1").await;
+    let text = log(&bench, &uid, LogOptions::default()).await;
+    assert_eq!(text, "from a config map\nt0k\ntoken\nurl\n400\nplain t0k secret\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_made_by_hand_is_claimed_before_it_runs() {
+    let bench = Bench::new();
+    let mut by_hand = pod("plain", "exit 0");
+    by_hand["metadata"] = json!({ "name": "plain" });
+    bench.api.create(by_hand);
+    let status = bench.finished("plain").await;
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Succeeded"), &json!("Completed")));
+    assert_eq!(bench.api.pod("plain").unwrap()["metadata"]["finalizers"], json!(["mainstay.dev/node"]));
+    assert_eq!(bench.api.tokens(), 0, "it has no session to speak for");
+    bench.api.delete("plain", 0);
+    bench.gone("plain").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_pods_at_once_become_ready_quickly() {
+    let bench = Bench::new();
+    let start = Instant::now();
+    let names: Vec<_> = (0..30).map(|number| format!("fix-{number}")).collect();
+    for name in &names {
+        bench.api.create(pod(name, "sleep 60"));
+    }
+    for name in &names {
+        bench.ready(name).await;
+    }
+    let took = start.elapsed();
+    println!("30 Pods created -> all Running and Ready: {took:?}");
+    for name in &names {
+        bench.api.delete(name, 0);
+    }
+    for name in &names {
+        eventually("the object's end", || bench.api.pod(name).is_none().then_some(())).await;
+    }
+    println!("... -> all deleted: {:?}", start.elapsed().saturating_sub(took));
+    eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
+}

@@ -1,0 +1,124 @@
+//! An agent goes and another comes: sandboxes go on, and are found again.
+
+use serde_json::json;
+
+use crate::bench::{Bench, eventually, pod};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_goes_on_and_is_adopted() {
+    let mut bench = Bench::new();
+    let (go, mark) = (bench.path("go"), bench.path("mark"));
+    let script = format!(
+        "echo start >> {m}; echo one; until [ -e {g} ]; do sleep 0.02; done; echo two; exit 0",
+        m = mark.display(),
+        g = go.display()
+    );
+    bench.api.create(pod("fix-1", &script));
+    bench.ready("fix-1").await;
+    eventually("the first message", || bench.api.texts().contains(&"one".to_owned()).then_some(())).await;
+    bench.stop().await;
+    bench.start();
+    std::fs::write(&go, "").unwrap();
+    let status = bench.finished("fix-1").await;
+    assert_eq!(status["reason"], "Completed");
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "start\n", "it ran once");
+    let texts = bench.api.texts();
+    assert_eq!(texts.iter().filter(|text| *text == "one" || *text == "two").count(), 2, "R46: {texts:?}");
+    assert_eq!(bench.api.tokens(), 1, "the token had most of its life left");
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_meanwhile_is_reported() {
+    let mut bench = Bench::new();
+    let go = bench.path("go");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done; exit 7", go.display());
+    // A Pod without a session ends without anybody to talk to.
+    let mut by_hand = pod("plain", &script);
+    by_hand["metadata"] = json!({ "name": "plain", "finalizers": ["mainstay.dev/node"] });
+    let uid = bench.api.create(by_hand);
+    bench.ready("plain").await;
+    bench.stop().await;
+    std::fs::write(&go, "").unwrap();
+    let exit = bench.run_dir(&uid).join("exit.json");
+    eventually("the record", || exit.exists().then_some(())).await;
+    bench.start();
+    let status = bench.finished("plain").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_an_old_token_is_renewed_at_adoption_and_on_order() {
+    let mut bench = Bench::idle();
+    bench.api.age_tokens(600);
+    bench.start();
+    bench.api.create(pod("fix-1", "sleep 60"));
+    bench.ready("fix-1").await;
+    assert_eq!(bench.api.tokens(), 1);
+    bench.stop().await;
+    bench.api.age_tokens(0);
+    bench.start();
+    eventually("a new token", || (bench.api.tokens() == 2).then_some(())).await;
+    // A failed renewal leaves the old token in place and is tried again.
+    bench.api.fail("/token", 500);
+    bench.api.change("fix-1", |pod| pod["metadata"]["annotations"]["mainstay.dev/token-renewal"] = json!("now"));
+    eventually("another token", || (bench.api.tokens() == 3).then_some(())).await;
+    bench.stop().await;
+    bench.start();
+    bench.api.change("fix-1", |pod| pod["metadata"]["labels"]["other"] = json!("change"));
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+    assert_eq!(bench.api.tokens(), 3, "an order that was carried out is not carried out again");
+    assert!(!bench.api.tokens_seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_pod_went_meanwhile_is_removed() {
+    let mut bench = Bench::new();
+    let uid = bench.api.create(pod("fix-1", "sleep 60"));
+    bench.ready("fix-1").await;
+    bench.stop().await;
+    bench.api.erase("fix-1");
+    // Another one of its name is not it.
+    let mut other = pod("fix-1", "sleep 60");
+    other["metadata"]["labels"] = json!({});
+    let second = bench.api.create(other);
+    bench.start();
+    eventually("the first sandbox's end", || (!bench.run_dir(&uid).exists()).then_some(())).await;
+    bench.ready("fix-1").await;
+    assert!(bench.run_dir(&second).exists());
+    bench.api.erase("fix-1");
+    eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_workspace_stays_as_long_as_its_session() {
+    let mut bench = Bench::new();
+    let session = "/apis/mainstay.dev/v1alpha1/namespaces/web/sessions/fix";
+    let kind = json!({ "apiVersion": "mainstay.dev/v1alpha1", "kind": "Session" });
+    let mut object = kind.clone();
+    object["metadata"] = json!({ "name": "fix", "namespace": "web", "uid": "s-1" });
+    bench.api.place(session, object.clone());
+    let keeping = |name: &str, script: &str| {
+        let mut pod = pod(name, script);
+        pod["metadata"]["annotations"]["mainstay.dev/keep-workspace"] = json!("true");
+        pod
+    };
+    bench.api.create(keeping("fix-1", "echo kept > file"));
+    bench.finished("fix-1").await;
+    bench.api.create(keeping("fix-2", "cat file"));
+    assert_eq!(bench.finished("fix-2").await["reason"], "Completed");
+    assert!(bench.api.texts().contains(&"kept".to_owned()));
+    for name in ["fix-1", "fix-2"] {
+        bench.api.delete(name, 0);
+        eventually("the object's end", || bench.api.pod(name).is_none().then_some(())).await;
+    }
+    let workspace = bench.path("node/workspaces/s-1");
+    assert_eq!(bench.left_over(), std::slice::from_ref(&workspace));
+    bench.stop().await;
+    object["metadata"]["uid"] = json!("s-2");
+    bench.api.place(session, object);
+    bench.start();
+    eventually("the workspace's end", || (!workspace.exists()).then_some(())).await;
+}
