@@ -95,6 +95,8 @@ pub(super) struct Node {
     pub(super) nullable: bool,
     /// Keeps fields that it does not know.
     pub(super) open: bool,
+    /// It, or a branch, says in so many words that unknown fields are kept.
+    preserves: bool,
     /// Values are never shown in errors.
     pub(super) secret: bool,
     /// Sorted by name.
@@ -199,7 +201,7 @@ fn node(schema: &Value, path: &str, depth: usize) -> Result<Node, CompileError> 
     }
     let fields = match schema {
         Value::Object(fields) => fields,
-        Value::Bool(true) => return Ok(Node { open: true, ..Node::default() }),
+        Value::Bool(true) => return Ok(Node { open: true, preserves: true, ..Node::default() }),
         _ => return Err(CompileError::Keyword { path: path.to_owned(), keyword: schema.to_string() }),
     };
     let mut builder = Builder { path, depth, node: Node::default(), limits: Limits::default(), limited: false };
@@ -216,7 +218,8 @@ fn node(schema: &Value, path: &str, depth: usize) -> Result<Node, CompileError> 
     node.limits = builder.limited.then(|| Box::new(builder.limits));
     let children = node.properties.iter().map(|(_, child)| child).chain(node.additional.as_deref());
     node.defaults_below = children.chain(node.items.as_deref()).any(Node::has_defaults);
-    node.open = open || !node.names_fields();
+    node.preserves = open || node.branches().any(|branch| branch.preserves);
+    node.open = node.preserves || !node.names_fields();
     Ok(node)
 }
 

@@ -192,6 +192,19 @@ fn nulls_are_absent_and_defaults_fill_them() {
 }
 
 #[test]
+fn a_branch_says_which_fields_there_are() {
+    let of = |branch: Value| {
+        let named = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+        Schema::compile(&json!({"properties": {"spec": {"anyOf": [named, branch]}}})).unwrap()
+    };
+    let object = || json!({"spec": {"a": "x", "b": 1}});
+    let closed = of(json!({"type": "object", "required": ["c"]}));
+    assert_eq!(closed.prune(&mut object()), [r#"unknown field "spec.b""#]);
+    let open = of(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    assert!(open.prune(&mut object()).is_empty());
+}
+
+#[test]
 fn what_could_not_be_enforced_is_not_compiled() {
     for schema in [
         json!({"not": {}}),

@@ -98,6 +98,22 @@ fn legacy_discovery_says_the_same() {
 }
 
 #[test]
+fn typed_clients_can_read_legacy_discovery() {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIGroupList, APIResourceList, APIVersions};
+    let discovery = Discovery::new(&Registry::standard());
+    let none = HeaderMap::new();
+    let body = |path: &str| discovery.answer(path, &none).unwrap().body.clone();
+    serde_json::from_slice::<APIVersions>(&body("/api")).unwrap();
+    let groups: APIGroupList = serde_json::from_slice(&body("/apis")).unwrap();
+    for group in groups.groups {
+        serde_json::from_slice::<APIGroup>(&body(&format!("/apis/{}", group.name))).unwrap();
+        let version = group.preferred_version.unwrap().group_version;
+        let list: APIResourceList = serde_json::from_slice(&body(&format!("/apis/{version}"))).unwrap();
+        assert!(!list.resources.is_empty() && list.group_version == version);
+    }
+}
+
+#[test]
 fn documents_are_stable_and_known_by_their_hash() {
     let (one, two) = (Discovery::new(&Registry::standard()), Discovery::new(&Registry::standard()));
     for path in ["/api", "/apis", "/api/v1", "/apis/mainstay.dev/v1alpha1"] {
