@@ -1,6 +1,7 @@
-//! Who is calling: the in-process identity, the admin token, or a service-account token; everyone else is refused.
+//! Who is calling over a socket: the admin token, or a service-account token; everyone else is refused.
 //!
-//! There is no anonymous identity. The paths that need none are named by [`is_open`].
+//! Callers in this process are handed to the server with their identity, which no request can carry. There is no
+//! anonymous identity. The paths that need none are named by [`is_open`].
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use mainstay_runtime::{Class, Classify, Reason};
 
-use crate::keys::Keys;
+use crate::keys::{ADMIN_TOKEN_PREFIX, Keys};
 use crate::token::{TokenError, Tokens};
 
 pub mod identity;
@@ -26,18 +27,6 @@ pub fn is_open(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/healthz" | "/version")
 }
 
-/// The identity of an in-process caller, as a request extension.
-///
-/// Only this crate can make one, and extensions do not travel over sockets: a request from outside cannot carry it.
-#[derive(Debug, Clone)]
-pub struct TrustedIdentity(Identity);
-
-impl TrustedIdentity {
-    pub(crate) const fn new(identity: Identity) -> Self {
-        Self(identity)
-    }
-}
-
 /// The caller is not known: 401, or 503 when it could not be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -47,6 +36,9 @@ pub enum AuthError {
     /// Credentials in a form that is not offered.
     #[error("the Authorization header is not understood: {0}")]
     Malformed(&'static str),
+    /// Acting as somebody else is not offered.
+    #[error("impersonation is not offered; remove the Impersonate-* headers")]
+    Impersonation,
     /// A token that is not valid.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -55,7 +47,7 @@ pub enum AuthError {
 impl Classify for AuthError {
     fn class(&self) -> Class {
         match self {
-            Self::Missing | Self::Malformed(_) => Class::Terminal(Reason::Unauthorized),
+            Self::Missing | Self::Malformed(_) | Self::Impersonation => Class::Terminal(Reason::Unauthorized),
             Self::Token(error) => error.class(),
         }
     }
@@ -80,11 +72,12 @@ impl Authenticator {
     /// # Errors
     /// Every [`AuthError`] is a 401, save those of class Transient and Indeterminate.
     pub async fn authenticate(&self, request: &Parts) -> Result<Identity, AuthError> {
-        if let Some(TrustedIdentity(identity)) = request.extensions.get() {
-            return Ok(identity.clone());
-        }
         let token = bearer(request)?;
-        if self.keys.is_admin_token(token) {
+        // Nobody may take a request for another's that it was not made as.
+        if request.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            return Err(AuthError::Impersonation);
+        }
+        if token.starts_with(ADMIN_TOKEN_PREFIX) && self.keys.is_admin_token(token) {
             return Ok(self.admin.clone());
         }
         Ok(self.tokens.verify(token).await?)

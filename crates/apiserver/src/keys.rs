@@ -25,6 +25,7 @@ mod tests;
 
 pub(crate) use certificates::Pair;
 pub use certificates::server_names;
+pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
 
 use certificates::Authority;
 

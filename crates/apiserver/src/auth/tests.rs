@@ -84,12 +84,14 @@ async fn everyone_else_is_refused_with_a_clear_word_and_without_an_echo() {
 }
 
 #[tokio::test]
-async fn an_in_process_caller_is_who_it_was_started_as() {
+async fn nobody_acts_as_somebody_else() {
     let fixture = fixture();
-    let mut request = Request::builder().uri("/").body(()).unwrap();
-    request.extensions_mut().insert(TrustedIdentity::new(Identity::node("local")));
-    let who = fixture.authenticator.authenticate(&request.into_parts().0).await.unwrap();
-    assert_eq!(who, Identity::node("local"));
+    for header in ["Impersonate-User", "impersonate-group", "Impersonate-Extra-x"] {
+        let request =
+            Request::builder().header(AUTHORIZATION, format!("Bearer {}", fixture.admin)).header(header, "ann");
+        let error = fixture.authenticator.authenticate(&request.body(()).unwrap().into_parts().0).await.unwrap_err();
+        assert!(error.to_string().contains("impersonation is not offered"), "{error}");
+    }
 }
 
 #[test]

@@ -62,6 +62,7 @@ impl Authority {
         let path = dir.join(AUTHORITY_FILE);
         if let Some(pair) = read_pair(&path)? {
             let key = key_pair(&pair).map_err(|error| KeysError::certificate(&path, error))?;
+            // A clock that was set back is no reason to throw an authority away.
             if lasts(&pair, now, LEAF_DAYS + LEAF_MARGIN_DAYS, &path)? {
                 return Ok(Self { pair, key });
             }
@@ -118,7 +119,10 @@ impl Authority {
     fn serves(&self, pair: &Pair, names: &[String], now: Timestamp, path: &Path) -> Result<bool, KeysError> {
         let (leaf, authority) = (parse(&pair.certificate, path)?, parse(self.certificate(), path)?);
         let signed_by_ours = authority_key_id(&leaf).is_some_and(|id| Some(id) == subject_key_id(&authority));
-        Ok(signed_by_ours && names_of(&leaf) == names && lasts(pair, now, LEAF_MARGIN_DAYS, path)?)
+        Ok(signed_by_ours
+            && names_of(&leaf) == names
+            && has_begun(&leaf, now)
+            && lasts(pair, now, LEAF_MARGIN_DAYS, path)?)
     }
 }
 
@@ -194,11 +198,14 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>, path: &Path) -> Result<X509Cer
         .map_err(|error| KeysError::Certificate { path: path.to_owned(), source: error.to_string().into() })
 }
 
-/// Whether the certificate is valid now and for more than `days` from now.
+/// Whether the certificate is valid for more than `days` from now.
 fn lasts(pair: &Pair, now: Timestamp, days: i32, path: &Path) -> Result<bool, KeysError> {
-    let parsed = parse(&pair.certificate, path)?;
-    let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    Ok(begin <= now.as_second() && end > now.as_second() + i64::from(days) * 86_400)
+    let end = parse(&pair.certificate, path)?.validity().not_after.timestamp();
+    Ok(end > now.as_second() + i64::from(days) * 86_400)
+}
+
+fn has_begun(certificate: &X509Certificate<'_>, now: Timestamp) -> bool {
+    certificate.validity().not_before.timestamp() <= now.as_second()
 }
 
 fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {

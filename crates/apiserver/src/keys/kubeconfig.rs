@@ -10,13 +10,13 @@ use zeroize::Zeroizing;
 use super::{KeysError, files};
 
 /// What every admin token begins with, so that scanners for leaked secrets can find one.
-const TOKEN_PREFIX: &str = "mainstay_";
+pub(crate) const ADMIN_TOKEN_PREFIX: &str = "mainstay_";
 
 /// A new admin token of 256 random bits.
 pub(super) fn new_token() -> Result<Zeroizing<String>, KeysError> {
     let mut random = Zeroizing::new([0u8; 32]);
     super::fill_random(random.as_mut())?;
-    Ok(Zeroizing::new(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random.as_ref()))))
+    Ok(Zeroizing::new(format!("{ADMIN_TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random.as_ref()))))
 }
 
 /// The token in an existing kubeconfig of ours; `None` when there is no such file or no token in it.

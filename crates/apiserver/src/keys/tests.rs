@@ -57,6 +57,9 @@ fn the_server_certificate_is_renewed_when_it_is_due_or_names_change() {
     assert_ne!(keys.server_pair(&more, after_days(336)).unwrap().certificate, second);
     let early = keys.server_pair(&more, now()).unwrap().certificate;
     assert_ne!(early, second, "a clock that was set back makes the stored one not valid yet");
+    let authority = keys.authority_pem();
+    let long_ago = Keys::open_or_create(dir.path(), Timestamp::UNIX_EPOCH + 48.hours()).unwrap();
+    assert_eq!(long_ago.authority_pem(), authority, "but is no reason to throw the authority away");
 }
 
 #[test]
