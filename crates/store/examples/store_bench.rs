@@ -63,11 +63,17 @@ fn create(name: u64) -> Write {
     Write::Create { key, draft: Draft { head: head.into(), tail: "\"}}".into(), meta } }
 }
 
+/// CPU seconds of this process, on all threads.
+fn cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 async fn creates(store: &Arc<SqliteStore>, callers: usize, span: Duration, what: &str) {
     let tasks = Tasks::new();
-    let (start, commits) = (Instant::now(), store.stats().commits);
+    let (start, commits, cpu) = (Instant::now(), store.stats().commits, cpu());
     let work = (0..callers).map(|_| {
         let store = Arc::clone(store);
         tasks.spawn("caller", async move {
@@ -85,11 +91,12 @@ async fn creates(store: &Arc<SqliteStore>, callers: usize, span: Duration, what:
     let rate = times.len() as f64 / start.elapsed().as_secs_f64();
     let commits = (store.stats().commits - commits) as f64;
     println!(
-        "{what}, {callers} callers: {rate:.0}/s, p50 {:.0} us, p99 {:.0} us, {:.1} writes per commit, commit {:.0} us",
+        "{what}, {callers} callers: {rate:.0}/s, p50 {:.0} us, p99 {:.0} us, {:.1} writes per commit, commit {:.0} us, {:.1} us of CPU a write",
         percentile(&times, 50),
         percentile(&times, 99),
         times.len() as f64 / commits,
         start.elapsed().as_secs_f64() * 1e6 / commits,
+        (self::cpu() - cpu) * 1e6 / times.len() as f64,
     );
 }
 

@@ -185,11 +185,19 @@ impl Run<'_> {
         let newest = self.model.revision();
         let mut open = Vec::new();
         for (mut watch, mut recording) in std::mem::take(&mut self.watches) {
-            let outcome = drain(&mut watch, &mut recording, newest).await;
+            let mut outcome = drain(&mut watch, &mut recording, newest).await;
+            while outcome == Err(WatchEnd::Slow) {
+                match self.store.watch(recording.scope.clone(), recording.position()).await {
+                    Ok(resumed) => watch = resumed,
+                    Err(StoreError::Expired { .. }) if recording.position() < self.model.floor => break,
+                    Err(error) => return Err(text(&error)),
+                }
+                outcome = drain(&mut watch, &mut recording, newest).await;
+            }
             validate(&self.model.log, &recording).map_err(|violation| format!("{violation}: {recording:?}"))?;
             match outcome {
                 Ok(()) => open.push((watch, recording)),
-                Err(WatchEnd::Expired) if recording.position() < self.model.floor => {}
+                Err(WatchEnd::Expired | WatchEnd::Slow) if recording.position() < self.model.floor => {}
                 Err(end) => return Err(format!("{end} at {}: {recording:?}", recording.position())),
             }
         }

@@ -4,6 +4,9 @@
 //! change itself if it is a deletion; the floor rises in the same transaction. So at every moment each key keeps the
 //! newest row at or below the floor, any snapshot and any watch from the floor on can be read, and a crash only pauses it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -36,6 +39,8 @@ pub(super) struct Chores {
     waiting: Vec<(Revision, Reply<()>)>,
     /// What the newest revision was at a time, oldest first.
     samples: VecDeque<(Instant, Revision)>,
+    /// The newest revision that is old enough to go.
+    aged: Revision,
     /// Keys of sessions with messages to free.
     sessions: VecDeque<i64>,
     queued: HashSet<i64>,
@@ -61,6 +66,7 @@ impl Chores {
             target: floor,
             waiting: Vec::new(),
             samples: VecDeque::new(),
+            aged: floor,
             queued: sessions.iter().copied().collect(),
             sessions,
         })
@@ -102,16 +108,15 @@ impl Chores {
             return;
         }
         self.samples.push_back((now, newest));
-        let mut aged = self.floor;
         while let Some((at, revision)) = self.samples.front() {
             if now.duration_since(*at) < self.retain_for {
                 break;
             }
-            aged = *revision;
+            self.aged = *revision;
             self.samples.pop_front();
         }
         let by_count = newest.0.saturating_sub(self.retain_changes);
-        let target = aged.0.min(by_count).max(newest.0.saturating_sub(self.retain_at_most));
+        let target = self.aged.0.min(by_count).max(newest.0.saturating_sub(self.retain_at_most));
         if target >= self.target.0 + LEAST {
             self.target = Revision(target);
         }

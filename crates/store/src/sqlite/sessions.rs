@@ -260,8 +260,9 @@ pub(super) fn page(connection: &Connection, session: &str, after: u64, limit: us
         .optional()
         .map_err(database)?;
     let Some((key, first, last)) = found else { return Ok(Page::default()) };
-    let gap = (after + 1 < first).then(|| (after + 1, first - 1));
-    let from = first.max(after.saturating_add(1));
+    let next = after.saturating_add(1);
+    let gap = (next < first).then(|| (next, first - 1));
+    let from = first.max(next);
     let mut page = Page { gap, messages: Vec::new(), last };
     if from > last {
         return Ok(page);

@@ -31,6 +31,12 @@ fn sqlite_conforms_with_a_ring_of_eight_changes() {
 }
 
 #[test]
+fn sqlite_conforms_with_watchers_that_are_soon_too_slow() {
+    let narrow = |options| Options { ring_changes: 4, watcher_bytes: 500, id_window: 1_000, ..options };
+    check(|| fixture(narrow), Effort { cases: 64, steps: 120 }).unwrap();
+}
+
+#[test]
 fn sqlite_conforms_with_its_defaults() {
     check(|| fixture(|options| options), Effort { cases: 64, steps: 120 }).unwrap();
 }

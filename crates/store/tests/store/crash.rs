@@ -161,7 +161,9 @@ async fn everything_acknowledged_survives_a_kill_at_any_commit() {
         let child = child::command("crash::victim", dir.path()).env(fault::ENV, &plan).spawn().unwrap();
         let (lines, errors, status) = child::finish(child);
         assert_eq!(status.signal(), Some(9), "seed {seed}, round {round}, {plan}: {status}\n{errors}");
-        lines.iter().for_each(|line| ledger.note(line));
+        for line in &lines {
+            ledger.note(line);
+        }
         ledger.check(dir.path()).await;
     }
     assert!(ledger.objects.len() > 100, "only {} writes", ledger.objects.len());

@@ -1,7 +1,5 @@
 //! Drafts, keys and stores for tests.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use std::path::Path;
 use std::sync::Arc;
 

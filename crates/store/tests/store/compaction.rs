@@ -1,0 +1,149 @@
+//! Compaction at its edges, under load, and what it leaves on the disk.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_store::{
+    Append, ChangeKind, ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError, WatchEnd,
+};
+use tokio::time::timeout;
+
+use super::support::{create, delete, key, message, open, put, update};
+
+fn count(dir: &Path, what: &str) -> u64 {
+    let database = rusqlite::Connection::open(dir.join("state.db")).unwrap();
+    database.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0)).unwrap()
+}
+
+async fn becomes(dir: &Path, what: &str, wanted: u64) {
+    let waiting = async {
+        while count(dir, what) != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    let outcome = timeout(Duration::from_secs(20), waiting).await;
+    assert!(outcome.is_ok(), "{what}: {} instead of {wanted}", count(dir, what));
+}
+
+#[tokio::test]
+async fn a_deletion_at_the_floor_is_gone_and_stays_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { ring_changes: 1, ..Options::new(dir.path()) }).unwrap();
+    let (gone, stays) = (key("a", "gone"), key("a", "stays"));
+    put(&store, create(&stays, "1")).await.unwrap();
+    put(&store, create(&gone, "1")).await.unwrap();
+    put(&store, delete(&gone, "1", 2)).await.unwrap();
+    store.compact(Revision(3)).await.unwrap();
+    assert_eq!((store.floor(), count(dir.path(), "history")), (Revision(3), 1));
+    let everything = Scope::resource("mainstay.dev/sessions");
+    assert!(matches!(store.watch(everything.clone(), Revision(2)).await, Err(StoreError::Expired { .. })));
+    let mut watch = store.watch(everything.clone(), Revision(3)).await.unwrap();
+    put(&store, create(&gone, "2")).await.unwrap();
+    put(&store, update(&stays, "2", 1)).await.unwrap();
+    let at = |revision| ListQuery { scope: everything.clone(), limit: None, at: Some(Revision(revision)), after: None };
+    assert_eq!(store.list(at(3)).await.unwrap().items.len(), 1);
+    assert_eq!(store.list(at(4)).await.unwrap().items.len(), 2);
+    assert!(matches!(store.list(at(2)).await, Err(StoreError::Expired { .. })));
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.extend(watch.next().await.unwrap());
+    }
+    assert_eq!((seen[0].kind, seen[0].previous.is_none()), (ChangeKind::Created, true));
+    assert_eq!(seen[1].previous.as_ref().unwrap().revision, Revision(1), "kept for the watches above the floor");
+    assert!(matches!(store.compact(Revision(99)).await, Err(StoreError::Future { .. })));
+    store.compact(Revision(1)).await.unwrap();
+    assert_eq!(store.floor(), Revision(3), "a floor never falls");
+}
+
+#[tokio::test]
+async fn a_watch_that_compaction_overtakes_ends_as_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { ring_changes: 1, ..Options::new(dir.path()) }).unwrap();
+    for name in 0..10 {
+        put(&store, create(&key("a", &name.to_string()), "x")).await.unwrap();
+    }
+    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(2)).await.unwrap();
+    store.compact(Revision(6)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap_err(), WatchEnd::Expired);
+    assert_eq!(watch.progress(), Revision(2));
+}
+
+#[tokio::test]
+async fn under_load_compaction_keeps_up_and_files_stay_small() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let options = Options {
+        checkpoint_pages: 200,
+        retain_for: Duration::ZERO,
+        retain_changes: 100,
+        retain_at_most: 500,
+        ..Options::new(dir.path())
+    };
+    let store = SqliteStore::open(options).unwrap();
+    let value = "v".repeat(1_000);
+    let work = (0..16).map(|task| {
+        let (store, value) = (Arc::clone(&store), &value);
+        async move {
+            let key = key("load", &task.to_string());
+            let mut at = put(&store, create(&key, value)).await.unwrap().revision.0;
+            for turn in 0..600 {
+                at = put(&store, update(&key, value, at)).await.unwrap().revision.0;
+                if task == 0 && turn % 20 == 0 {
+                    store.compact(Revision(at - 10.min(at))).await.unwrap();
+                }
+            }
+        }
+    });
+    futures::future::join_all(work).await;
+    let size = |file: &str| std::fs::metadata(dir.path().join(file)).unwrap().len();
+    assert!(size("state.db-wal") < 8 << 20, "the log has {} bytes", size("state.db-wal"));
+    assert!(size("state.db") < 4 << 20, "the database has {} bytes", size("state.db"));
+    store.compact(store.revision()).await.unwrap();
+    assert_eq!(count(dir.path(), "history"), 16);
+}
+
+#[tokio::test]
+async fn space_of_compacted_objects_is_given_back() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let store = SqliteStore::open(Options { checkpoint_pages: 100, ..Options::new(dir.path()) }).unwrap();
+    let value = "v".repeat(1_000_000);
+    for turn in 0..16 {
+        put(&store, create(&key("a", &turn.to_string()), &value)).await.unwrap();
+        put(&store, delete(&key("a", &turn.to_string()), "gone", 2 * turn + 1)).await.unwrap();
+    }
+    store.compact(store.revision()).await.unwrap();
+    let database = dir.path().join("state.db");
+    let pages = || {
+        let database = rusqlite::Connection::open(&database).unwrap();
+        database.query_row("PRAGMA page_count", [], |row| row.get::<_, u64>(0)).unwrap()
+    };
+    let waiting = async {
+        while pages() > 2_200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), waiting).await.is_ok(), "{} pages are left", pages());
+}
+
+#[tokio::test]
+async fn trimmed_and_dropped_messages_leave_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Options { id_window: 100, ..Options::new(dir.path()) }).unwrap();
+    let messages = (0..2_000).map(|id| message(&id.to_string(), "text")).collect();
+    store.append(Append { session: "s".into(), messages }).await.unwrap();
+    store.trim_messages("s", 500).await.unwrap();
+    assert_eq!(store.messages("s", 0, 1).await.unwrap().gap, Some((1, 1_500)), "at once for readers");
+    becomes(dir.path(), "messages WHERE body IS NOT NULL", 500).await;
+    becomes(dir.path(), "messages", 600).await;
+    let again = Append { session: "s".into(), messages: vec![message("1450", "again"), message("1", "forgotten")] };
+    let numbers = store.append(again).await.unwrap();
+    assert_eq!((numbers[0].number, numbers[0].duplicate), (1_451, true));
+    assert_eq!((numbers[1].number, numbers[1].duplicate), (2_001, false), "older than the window of ids");
+    store.drop_session("s").await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    becomes(dir.path(), "messages", 0).await;
+    becomes(dir.path(), "sessions", 0).await;
+    assert_eq!(store.messages("s", 0, 1).await.unwrap().last, 0);
+}
