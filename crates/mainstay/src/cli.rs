@@ -1,0 +1,147 @@
+//! The command line: what it understands, and the way from a verb to its code.
+
+mod apply;
+mod complete;
+mod delete;
+mod describe;
+pub(crate) mod failure;
+mod get;
+mod logs;
+mod messages;
+mod session;
+mod start;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use owo_colors::OwoColorize as _;
+use tokio::runtime::Builder;
+
+use crate::connect::ServerFlags;
+use crate::demo::args::DemoArgs;
+use crate::output;
+use crate::serve::args::ServeArgs;
+use failure::{CliError, CliResult, EXIT_CODES};
+
+/// A self-hosted control plane for agent sessions
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every verb knows.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", hide_short_help = true)]
+    pub(crate) color: Color,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Those that talk to a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+    Serve(ServeArgs),
+    Demo(DemoArgs),
+}
+
+/// The verbs that talk to a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    Get(get::GetArgs),
+    Describe(describe::DescribeArgs),
+    Apply(apply::ApplyArgs),
+    Delete(delete::DeleteArgs),
+    Watch(get::WatchArgs),
+    Start(Box<start::StartArgs>),
+    Resume(session::ResumeArgs),
+    Stop(session::StopArgs),
+    Send(session::SendArgs),
+    Messages(messages::MessagesArgs),
+    Logs(logs::LogsArgs),
+    Status(status::StatusArgs),
+    Version(status::VersionArgs),
+    Completion(complete::CompletionArgs),
+}
+
+/// Reads the command line; answers a shell's request for completions, and ends, when that is what it is.
+pub(crate) fn parse() -> Cli {
+    complete::answer();
+    Cli::parse()
+}
+
+/// Runs what the command line asks for.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    match cli.global.color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    finish(match cli.command {
+        Command::Client(command) => {
+            on(Builder::new_current_thread(), async { Box::pin(dispatch(&cli.global.server, command)).await })
+        }
+        Command::Serve(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::serve::run(args)).await?) }),
+        Command::Demo(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::demo::run(args)).await?) }),
+    })
+}
+
+fn on(mut builder: Builder, work: impl Future<Output = CliResult>) -> CliResult {
+    let runtime = builder.enable_all().build().map_err(|error| CliError::Failed(format!("cannot start: {error}")))?;
+    runtime.block_on(work)
+}
+
+fn finish(result: CliResult) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_silent() {
+                output::note(format_args!("{} {error}", "error:".red().bold()));
+            }
+            error.exit_code()
+        }
+    }
+}
+
+async fn dispatch(flags: &ServerFlags, command: ClientCommand) -> CliResult {
+    match command {
+        ClientCommand::Get(args) => get::run(&args, flags).await,
+        ClientCommand::Describe(args) => describe::run(&args, flags).await,
+        ClientCommand::Apply(args) => apply::run(&args, flags).await,
+        ClientCommand::Delete(args) => delete::run(&args, flags).await,
+        ClientCommand::Watch(args) => get::run_watch(&args, flags).await,
+        ClientCommand::Start(args) => start::run(&args, flags).await,
+        ClientCommand::Resume(args) => session::resume(&args, flags).await,
+        ClientCommand::Stop(args) => session::stop(&args, flags).await,
+        ClientCommand::Send(args) => session::send(&args, flags).await,
+        ClientCommand::Messages(args) => messages::run(&args, flags).await,
+        ClientCommand::Logs(args) => logs::run(&args, flags).await,
+        ClientCommand::Status(args) => status::run(&args, flags).await,
+        ClientCommand::Version(args) => status::version(&args, flags).await,
+        ClientCommand::Completion(args) => complete::run(&args),
+    }
+}

@@ -1,0 +1,112 @@
+//! Against a server in memory that loses connections, restarts and expires.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use kube::Client;
+use kube::client::Body;
+use serde_json::json;
+
+use super::watch::Seen;
+use super::*;
+
+/// Answers in order: status and body. What was asked is kept.
+#[derive(Clone, Default)]
+struct Script {
+    answers: Arc<Mutex<VecDeque<(u16, String)>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Script {
+    fn of(answers: &[(u16, String)]) -> Self {
+        Self { answers: Arc::new(Mutex::new(answers.iter().cloned().collect())), ..Self::default() }
+    }
+
+    fn server(&self) -> Server {
+        let script = self.clone();
+        Server::over(Client::new(
+            tower::service_fn(move |request: Request<Body>| {
+                let asked = format!("{} {}", request.method(), request.uri());
+                script.asked.lock().unwrap().push(asked);
+                let (status, body) = script.answers.lock().unwrap().pop_front().unwrap_or((500, "no more".to_owned()));
+                async move {
+                    Ok::<_, Infallible>(
+                        Response::builder().status(status).body(Body::from(Bytes::from(body).to_vec())).unwrap(),
+                    )
+                }
+            }),
+            "ns",
+        ))
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn event(kind: &str, revision: u64) -> String {
+    let event = json!({"type": kind, "object": {"metadata": {"name": "x", "resourceVersion": revision.to_string()}}});
+    format!("{event}\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_repeated_while_the_server_is_busy() {
+    let script = Script::of(&[(503, String::new()), (429, String::new()), (200, "{\"a\":1}".to_owned())]);
+    assert_eq!(script.server().get("/x").await.unwrap(), json!({"a": 1}));
+    assert_eq!(script.asked().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_may_have_been_carried_out_is_not_repeated() {
+    let script = Script::of(&[(500, String::new()), (201, "{}".to_owned())]);
+    let error = script.server().call(Call::post("/x", &json!({}), Repeat::Never)).await.unwrap_err();
+    assert_eq!(error.code(), Some(500));
+    assert_eq!(script.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_where_it_ended_and_tells_of_gaps() {
+    let script = Script::of(&[
+        (200, event("ADDED", 5) + &event("BOOKMARK", 9)),
+        (503, String::new()),
+        (200, event("MODIFIED", 10)),
+        (410, json!({"kind": "Status", "code": 410}).to_string()),
+    ]);
+    let server = script.server();
+    let mut watch = server.watch("/w?a=b", "application/json", "3");
+    let Seen::Change(change, object) = watch.next().await.unwrap() else { panic!("a gap") };
+    assert_eq!((change.as_str(), &object["metadata"]["resourceVersion"]), ("ADDED", &json!("5")));
+    assert!(matches!(watch.next().await.unwrap(), Seen::Change(change, _) if change == "MODIFIED"));
+    assert!(matches!(watch.next().await.unwrap(), Seen::Restarted));
+    let revisions: Vec<_> = script.asked().iter().map(|asked| asked.rsplit('=').next().unwrap().to_owned()).collect();
+    assert_eq!(revisions, ["3", "9", "9", "10"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_at_its_deadline() {
+    let list = json!({"items": [], "metadata": {"resourceVersion": "1"}}).to_string();
+    let script = Script::of(&[(200, list)]);
+    let server = script.server();
+    let deadline = Some(tokio::time::Instant::now() + Duration::from_secs(5));
+    let error = server.wait_for("/x", "rain", deadline, |found| found.map(|_| ())).await.unwrap_err();
+    assert_eq!(error.to_string(), "timed out waiting for rain");
+}
+
+#[tokio::test]
+async fn a_server_of_another_make_is_refused() {
+    let script = Script::of(&[(200, json!({"gitVersion": "v1.35.0"}).to_string())]);
+    let error = script.server().version().await.unwrap_err().to_string();
+    assert!(error.contains("is not a Mainstay server"), "{error}");
+}
+
+#[tokio::test]
+async fn an_error_says_which_fields_are_wrong() {
+    let status =
+        json!({"kind": "Status", "message": "m", "details": {"causes": [{"field": "spec.x", "message": "bad"}]}});
+    let script = Script::of(&[(422, status.to_string())]);
+    let CallError::Refused(refusal) = script.server().get("/x").await.unwrap_err() else { panic!("refused") };
+    assert_eq!((refusal.message.as_str(), refusal.causes), ("m", vec![("spec.x".to_owned(), "bad".to_owned())]));
+}
