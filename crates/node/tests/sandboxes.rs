@@ -10,9 +10,13 @@ mod bench;
 mod escape;
 #[path = "sandboxes/fake_api.rs"]
 mod fake_api;
+#[path = "sandboxes/figures.rs"]
+mod figures;
 #[path = "sandboxes/isolation.rs"]
 mod isolation;
 #[path = "sandboxes/life.rs"]
 mod life;
 #[path = "sandboxes/limits.rs"]
 mod limits;
+#[path = "sandboxes/ordinary.rs"]
+mod ordinary;

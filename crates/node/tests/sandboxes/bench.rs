@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 /// The binary with the hidden verb.
 pub(crate) const EXE: &str = env!("CARGO_BIN_EXE_mainstay-shim-test");
+/// Some user of the host's without rights.
+const ORDINARY: u32 = 65534;
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A node agent's directory. Ends every sandbox of its own when dropped.
@@ -35,6 +37,22 @@ impl Bench {
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The shim as an ordinary user starts it, without any group, in a directory of its own.
+    pub(crate) fn ordinary_user(&self) -> PathBuf {
+        let dir = self.dir.path();
+        let binary = dir.join("shim");
+        std::fs::copy(EXE, &binary).unwrap();
+        let user = Some(ORDINARY);
+        for path in [dir, &binary, &dir.join("run"), &dir.join("pods"), &dir.join("workspaces")] {
+            std::os::unix::fs::chown(path, user, user).unwrap();
+        }
+        let wrapper = dir.join("as-user");
+        let set = format!("--reuid {ORDINARY} --regid {ORDINARY} --clear-groups");
+        std::fs::write(&wrapper, format!("#!/bin/sh\nexec setpriv {set} {} \"$@\"\n", binary.display())).unwrap();
+        std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        wrapper
     }
 
     /// A launch of `sh -c script` in a session.
@@ -96,11 +114,16 @@ fn pause() {
 
 /// Starts a sandbox, with a token in place.
 pub(crate) fn start(launch: &Launch) -> PathBuf {
+    start_with(Path::new(EXE), launch)
+}
+
+/// The same with another shim.
+pub(crate) fn start_with(exe: &Path, launch: &Launch) -> PathBuf {
     for dir in [&launch.sock_dir, &launch.token_dir] {
         std::fs::create_dir_all(dir).unwrap();
     }
     write_token(launch, "token-1");
-    client::spawn(Path::new(EXE), launch).unwrap();
+    client::spawn(exe, launch).unwrap();
     launch.run_dir.clone()
 }
 
@@ -141,7 +164,12 @@ pub(crate) fn stop(run_dir: &Path, fence: u64, grace_seconds: u64) -> Answer {
 
 /// Runs a script to its end in a sandbox without a session; returns its record and its output.
 pub(crate) async fn run(launch: &Launch) -> (ExitRecord, String) {
-    let run_dir = start(launch);
+    run_with(Path::new(EXE), launch).await
+}
+
+/// The same with another shim.
+pub(crate) async fn run_with(exe: &Path, launch: &Launch) -> (ExitRecord, String) {
+    let run_dir = start_with(exe, launch);
     let record = ended(&run_dir).await;
     let log = log_text(&run_dir);
     let lines: Vec<_> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
