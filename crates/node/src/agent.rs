@@ -9,7 +9,6 @@
 mod dispatch;
 mod error;
 mod layout;
-mod leftovers;
 pub mod logs;
 mod notices;
 mod orphans;
@@ -37,7 +36,6 @@ use mainstay_runtime::{Clock, Tasks};
 use tokio::sync::watch;
 
 pub use self::error::AgentError;
-pub use self::prepare::Enforceable;
 pub use self::sandboxes::{Look, Sandboxes, Shims};
 
 use self::error::While;
@@ -45,9 +43,11 @@ use self::layout::{Layout, is_plain, read_record};
 use self::logs::{Following, LogError, LogOptions, LogStream};
 use self::notices::Notices;
 use self::plan::Desired;
+use self::prepare::Host;
 use self::ranges::Ranges;
 use self::records::PodRecord;
 use crate::launch::{Isolation, PodRef};
+use crate::sandbox::probe::Support;
 use crate::shim::{LOG_DIR, record};
 
 /// What a node agent is made of.
@@ -66,8 +66,10 @@ pub struct AgentConfig {
     pub clock: Clock,
     /// The fencing token of this control plane.
     pub fence: u64,
-    /// What can be enforced here.
-    pub can: Enforceable,
+    /// What this host and user can enforce; a Pod that asks for more is refused.
+    pub support: Support,
+    /// How far sandboxes are set apart: [`Support::isolation`], but in tests.
+    pub isolation: Isolation,
     /// The sandboxes: [`Shims`], but in tests.
     pub sandboxes: Arc<dyn Sandboxes>,
 }
@@ -86,7 +88,7 @@ pub(crate) struct Shared {
     clock: Clock,
     fence: u64,
     instance: String,
-    can: Enforceable,
+    host: Host,
     sandboxes: Arc<dyn Sandboxes>,
     ranges: Ranges,
     notices: Notices,
@@ -110,7 +112,7 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         tasks: config.tasks,
         clock: config.clock,
         fence: config.fence,
-        can: config.can,
+        host: Host { isolation: config.isolation, support: config.support },
         sandboxes: config.sandboxes,
         workers: Mutex::default(),
     });
@@ -121,13 +123,16 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
 
 impl fmt::Debug for AgentConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentConfig").field("dir", &self.dir).field("can", &self.can).finish_non_exhaustive()
+        f.debug_struct("AgentConfig")
+            .field("dir", &self.dir)
+            .field("isolation", &self.isolation)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("layout", &self.layout).field("can", &self.can).finish_non_exhaustive()
+        f.debug_struct("Shared").field("layout", &self.layout).field("host", &self.host).finish_non_exhaustive()
     }
 }
 
@@ -180,7 +185,7 @@ impl Shared {
 
     /// The uids of a Pod's sandbox as the host sees them, and who owns what it is given, if not we.
     fn uids_of(&self, pod: &str) -> (Range<u32>, Option<u32>) {
-        match (self.can.isolation, self.ranges.held_by(pod)) {
+        match (self.host.isolation, self.ranges.held_by(pod)) {
             (Isolation::Full, Some(base)) => (base..base + ranges::SIZE, Some(base + ranges::INSIDE)),
             // Nobody may connect before it is known who.
             (Isolation::Full, None) => (0..0, None),

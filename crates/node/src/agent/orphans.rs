@@ -13,9 +13,10 @@ use mainstay_runtime::client::bounded;
 
 use super::Shared;
 use super::error::{AgentError, While};
-use super::layout::{names, read_record, remove_dir};
+use super::layout::{is_plain, names, read_record, remove_dir};
 use super::plan::Desired;
 use super::ranges::Owner;
+use super::sandboxes::Look;
 
 /// Pods read at once.
 const PAGE: u32 = 500;
@@ -41,6 +42,7 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
             shared.set(uid, Desired::Gone { confirmed: true });
         }
     }
+    sweep_cgroups(shared).await?;
     for (key, namespace, session) in kept {
         if !shared.ranges.is_held(&key) && !session_exists(shared, &namespace, &session.name, &session.uid).await? {
             // Since the look, a run may have begun: then its Pod's worker holds it.
@@ -48,6 +50,23 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
         }
     }
     Ok(())
+}
+
+/// Removes cgroups that no live shim answers for: a shim claims its run directory before it makes any, and removes them
+/// before it gives the directory up.
+async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<(), AgentError> {
+    let work = shared.clone();
+    let swept = shared.blocking(move || {
+        for (uid, cgroup) in work.sandboxes.left_over(&work.instance) {
+            let live = !is_plain(&uid) || matches!(work.sandboxes.look(&work.layout.run(&uid))?, Look::Live(_));
+            if !live {
+                tracing::info!(pod = uid, cgroup = %cgroup.display(), "removing a cgroup that no shim answers for");
+                work.sandboxes.sweep(&[cgroup])?;
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    swept.await?.during("remove cgroups that nobody answers for")
 }
 
 /// The uids of all Pods of this node.

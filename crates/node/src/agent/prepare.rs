@@ -12,6 +12,7 @@ use super::error::AgentError;
 use super::sources::Sources;
 use super::view::View;
 use crate::launch::{Isolation, Launch, Limits, LogLimits, Workspace};
+use crate::sandbox::probe::Support;
 
 /// Limits of a sandbox whose Pod names none (R8).
 const DEFAULTS: Limits = Limits { cpu_millis: Some(2_000), memory_bytes: Some(2 << 30), pids: Some(512) };
@@ -20,20 +21,13 @@ const WORKSPACE: &str = "/workspace";
 /// The log of one sandbox.
 const LOG: LogLimits = LogLimits { file_bytes: 8 << 20, files: 4 };
 
-/// What this host and user can enforce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent abilities")]
-pub struct Enforceable {
-    /// How far sandboxes are set apart.
-    pub isolation: Isolation,
-    /// A limit on cpu.
-    pub cpu: bool,
-    /// A limit on memory.
-    pub memory: bool,
-    /// A limit on processes.
-    pub pids: bool,
-    /// A workspace that outlives its sandbox.
-    pub keep: bool,
+/// What sandboxes are made of here.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// How far they are set apart.
+    pub(crate) isolation: Isolation,
+    /// What this host and user can enforce.
+    pub(crate) support: Support,
 }
 
 /// What is given to every launch of this agent.
@@ -59,22 +53,14 @@ pub(crate) struct Place {
 ///
 /// # Errors
 /// Names all that is missing.
-pub(crate) fn admit(view: &View, can: Enforceable) -> Result<(), AgentError> {
+pub(crate) fn admit(view: &View, host: &Host) -> Result<(), AgentError> {
     let asked = asked(container(spec(view)?)?)?;
-    let missing: Vec<&str> = [
-        (asked.cpu_millis.is_some() && !can.cpu, "a cpu limit"),
-        (asked.memory_bytes.is_some() && !can.memory, "a memory limit"),
-        (asked.pids.is_some() && !can.pids, "a limit on processes"),
-        (view.keep && !can.keep, "a kept workspace with a size"),
-    ]
-    .into_iter()
-    .filter_map(|(missing, name)| missing.then_some(name))
-    .collect();
+    let missing = host.support.missing(host.isolation, &asked, view.keep);
     if missing.is_empty() { Ok(()) } else { Err(AgentError::Unenforceable(missing.join(", "))) }
 }
 
 /// What the shim is to run.
-pub(crate) fn launch(view: &View, sources: Sources, place: Place, can: Enforceable) -> Result<Launch, AgentError> {
+pub(crate) fn launch(view: &View, sources: Sources, place: Place, host: &Host) -> Result<Launch, AgentError> {
     let spec = spec(view)?;
     let container = container(spec)?;
     let command = container.command.iter().chain(&container.args).flatten().cloned().collect();
@@ -86,7 +72,7 @@ pub(crate) fn launch(view: &View, sources: Sources, place: Place, can: Enforceab
         command,
         env: sources.env,
         working_dir: container.working_dir.clone().unwrap_or_else(|| WORKSPACE.to_owned()),
-        limits: limits(asked(container)?, can),
+        limits: limits(asked(container)?, &host.support),
         grace_seconds: grace,
         deadline_seconds: spec.active_deadline_seconds.map(i64::unsigned_abs),
         fence: place.fence,
@@ -101,7 +87,7 @@ pub(crate) fn launch(view: &View, sources: Sources, place: Place, can: Enforceab
         sock_dir: place.sock_dir,
         token_dir: place.token_dir,
         instance: place.instance,
-        isolation: can.isolation,
+        isolation: host.isolation,
         uid_base: place.uid_base,
         log: LOG,
     })
@@ -133,12 +119,14 @@ fn asked(container: &Container) -> Result<Limits, AgentError> {
     })
 }
 
-fn limits(asked: Limits, can: Enforceable) -> Limits {
-    let or_default = |asked: Option<u64>, default: Option<u64>, can: bool| asked.or(default).filter(|_| can);
+fn limits(asked: Limits, support: &Support) -> Limits {
+    let or_default = |asked: Option<u64>, default: Option<u64>, controller: &str| {
+        asked.or(default).filter(|_| support.controllers.iter().any(|held| held == controller))
+    };
     Limits {
-        cpu_millis: or_default(asked.cpu_millis, DEFAULTS.cpu_millis, can.cpu),
-        memory_bytes: or_default(asked.memory_bytes, DEFAULTS.memory_bytes, can.memory),
-        pids: or_default(asked.pids, DEFAULTS.pids, can.pids),
+        cpu_millis: or_default(asked.cpu_millis, DEFAULTS.cpu_millis, "cpu"),
+        memory_bytes: or_default(asked.memory_bytes, DEFAULTS.memory_bytes, "memory"),
+        pids: or_default(asked.pids, DEFAULTS.pids, "pids"),
     }
 }
 

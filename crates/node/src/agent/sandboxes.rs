@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::AsyncReadExt;
 
-use super::leftovers;
+use crate::cgroup;
 use crate::launch::{Answer, ExitRecord, Launch, Order, RunState};
 use crate::sandbox::SandboxError;
 use crate::shim::{client, record};
@@ -47,8 +47,14 @@ pub trait Sandboxes: fmt::Debug + Send + Sync + 'static {
     /// When a file cannot be read or understood.
     fn look(&self, run_dir: &Path) -> io::Result<Look>;
 
-    /// Removes what the host still has of a sandbox whose shim could not.
-    fn sweep(&self, state: &RunState);
+    /// What the host still has of sandboxes of this data directory, by the uid of the Pod: their cgroups.
+    fn left_over(&self, instance: &str) -> Vec<(String, PathBuf)>;
+
+    /// Ends and removes what [`Sandboxes::left_over`] found. Blocking, with a bound.
+    ///
+    /// # Errors
+    /// When it does not become empty in time.
+    fn sweep(&self, cgroups: &[PathBuf]) -> io::Result<()>;
 
     /// Waits until no shim holds the run directory.
     fn gone(&self, run_dir: PathBuf) -> BoxFuture<'static, ()>;
@@ -82,10 +88,12 @@ impl Sandboxes for Shims {
         }
     }
 
-    fn sweep(&self, state: &RunState) {
-        for cgroup in &state.cgroups {
-            leftovers::remove_cgroup(cgroup);
-        }
+    fn left_over(&self, instance: &str) -> Vec<(String, PathBuf)> {
+        cgroup::of_instance(instance)
+    }
+
+    fn sweep(&self, cgroups: &[PathBuf]) -> io::Result<()> {
+        cgroup::remove_all(cgroups)
     }
 
     fn gone(&self, run_dir: PathBuf) -> BoxFuture<'static, ()> {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_node::agent::{AgentConfig, Enforceable, Handle, Shims, start};
+use mainstay_node::agent::{AgentConfig, Handle, Shims, start};
 use mainstay_node::launch::{Isolation, Order, Verb};
+use mainstay_node::sandbox::probe::Support;
 use mainstay_node::shim::{client, record};
 use mainstay_runtime::{Clock, Tasks};
 use serde_json::{Value, json};
@@ -14,9 +15,11 @@ use tempfile::TempDir;
 use crate::fake_api::FakeApi;
 
 const DEADLINE: Duration = Duration::from_mins(1);
-/// What a plain process can be held to.
-pub(crate) const CAN: Enforceable =
-    Enforceable { isolation: Isolation::None, cpu: false, memory: false, pids: false, keep: true };
+/// A host that limits processes and nothing else.
+fn support() -> Support {
+    let controllers = vec!["pids".to_owned()];
+    Support { root: true, user_namespaces: true, controllers, landlock: 0, loop_devices: false, mkfs: false }
+}
 
 pub(crate) struct Bench {
     dir: TempDir,
@@ -49,7 +52,8 @@ impl Bench {
             tasks: tasks.clone(),
             clock: Clock::system(),
             fence: self.fence,
-            can: CAN,
+            support: support(),
+            isolation: Isolation::None,
             sandboxes: Arc::new(Shims),
         };
         self.running = Some((tasks, start(config).unwrap()));

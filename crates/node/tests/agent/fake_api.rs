@@ -181,7 +181,7 @@ impl FakeApi {
             let (name, subresource) = rest.split_once('/').unwrap_or((rest, ""));
             return respond(&match parts.method {
                 Method::GET => self.pod(name).map_or_else(|| failure(404, "not found"), |pod| (200, pod)),
-                Method::PATCH => self.patch(name, subresource, body),
+                Method::PATCH => self.patch(name, subresource, &body),
                 _ => failure(405, "not here"),
             });
         }
@@ -229,7 +229,7 @@ impl FakeApi {
         Response::new(StreamBody::new(lines.map(|text| Ok(Frame::data(Bytes::from(text))))).boxed_unsync())
     }
 
-    fn patch(&self, name: &str, subresource: &str, patch: Value) -> Answer {
+    fn patch(&self, name: &str, subresource: &str, patch: &Value) -> Answer {
         let mut state = self.lock();
         let Some(pod) = state.pods.get(name).cloned() else { return failure(404, "not found") };
         for field in ["uid", "resourceVersion"] {

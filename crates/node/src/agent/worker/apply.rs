@@ -30,7 +30,7 @@ impl Worker {
                 self.report(&status).await
             }
             Action::RenewToken => self.renew_token().await,
-            Action::Release => self.release(),
+            Action::Release => self.release(seen).await,
             Action::CleanUp => self.clean_up(seen).await,
             Action::Unclaim => self.set_finalizer(false).await,
         }
@@ -209,8 +209,13 @@ impl Worker {
     }
 
     /// Removes everything but the run directory, whose log may still be read.
-    fn release(&mut self) -> Result<(), AgentError> {
+    async fn release(&mut self, seen: &Observed) -> Result<(), AgentError> {
         (self.relay, self.life) = (None, None);
+        // A shim that could still do so has removed them itself.
+        if let Look::Unrecorded(Some(state)) = &seen.look {
+            let (sandboxes, cgroups) = (self.shared.sandboxes.clone(), state.cgroups.clone());
+            self.shared.blocking(move || sandboxes.sweep(&cgroups)).await?.during("remove a lost sandbox's cgroups")?;
+        }
         let layout = &self.shared.layout;
         remove_dir(&layout.pod(&self.uid)).during("remove socket and token")?;
         // The workspace of a Pod that keeps it is not under the Pod's uid.
@@ -222,10 +227,7 @@ impl Worker {
 
     async fn clean_up(&mut self, seen: &Observed) -> Result<(), AgentError> {
         hit(Point::NodeBeforeCleanup)?;
-        if let Look::Unrecorded(Some(state)) = &seen.look {
-            self.shared.sandboxes.sweep(state);
-        }
-        self.release()?;
+        self.release(seen).await?;
         let dir = self.shared.layout.run(&self.uid);
         self.shared.blocking(move || remove_dir(&dir)).await?.during("remove the run directory")?;
         hit(Point::NodeAfterCleanup)?;

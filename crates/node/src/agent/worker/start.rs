@@ -43,14 +43,14 @@ impl Worker {
     }
 
     async fn try_start(&mut self, view: &View) -> Result<(), AgentError> {
-        admit(view, self.shared.can)?;
+        admit(view, &self.shared.host)?;
         hit(Point::NodeBeforePrepare)?;
         let client = &self.shared.client;
         let namespace = &view.pod.namespace;
         let token = OptionFuture::from(view.session.as_ref().map(|session| fetch(client, namespace, session)));
         let token = async { token.await.transpose() };
         let (sources, token) = try_join(resolve(client, namespace, spec(view)?), token).await?;
-        let launch = launch(view, sources, self.place(view)?, self.shared.can)?;
+        let launch = launch(view, sources, self.place(view)?, &self.shared.host)?;
         self.lay_out(view, &launch)?;
         if let Some(token) = token {
             self.put_token(&token)?;
