@@ -31,6 +31,17 @@ pub const LOCAL_NODE: &str = "local";
 /// Prefix of a secret volume's `secretName` that means a Credential.
 pub const CREDENTIAL_PREFIX: &str = "credential/";
 
+/// Puts a finalizer on a new object, so that it is held from its first version on.
+pub(crate) fn hold(object: &mut serde_json::Value, finalizer: &str) {
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    let finalizers = metadata.entry("finalizers").or_insert_with(|| serde_json::Value::Array(Vec::new()));
+    if let Some(list) = finalizers.as_array_mut()
+        && !list.iter().any(|name| name == finalizer)
+    {
+        list.push(finalizer.into());
+    }
+}
+
 /// The name of the Pod that realises a run of a session.
 pub fn pod_name(session: &str, run: u64) -> String {
     format!("{session}-{run}")

@@ -13,7 +13,7 @@ use crate::kind::{Column, Kind, Rules, Unknown};
 use crate::{common, names, quantity};
 
 /// A sandbox: what of the core kind `Pod` is served here.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// Always `v1`.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::common::{self, Resources, quoted};
 use crate::field::{Fault, FieldError};
 use crate::kind::{Column, Kind, Rules, Unknown};
+use crate::names;
 use crate::session::check_workspace_size;
 use crate::span::Span;
 
@@ -198,6 +199,7 @@ const COLUMNS: &[Column] = &[
 pub const RESERVED: [&str; 5] = ["default", "mainstay-system", "kube-system", "kube-public", "kube-node-lease"];
 
 fn on_create(object: &mut Value) {
+    names::hold(object, names::PROJECT_FINALIZER);
     if let Some(fields) = object.as_object_mut() {
         fields.insert("status".to_owned(), json!({ "phase": "Pending" }));
     }

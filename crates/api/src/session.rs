@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::common::{self, CredentialGrant, EnvVar, Resources, quoted};
 use crate::field::FieldError;
 use crate::kind::{Column, Kind, Rules, Unknown};
+use crate::names;
 use crate::phase::Phase;
 use crate::quantity;
 use crate::span::Span;
@@ -176,8 +177,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn on_create(object: &mut Value) {
+    names::hold(object, names::SESSION_FINALIZER);
+    let run = object["spec"]["run"].as_u64().unwrap_or_else(first_run);
     if let Some(fields) = object.as_object_mut() {
-        fields.insert("status".to_owned(), json!({ "phase": "Pending", "attempts": 0 }));
+        fields.insert("status".to_owned(), json!({ "phase": "Pending", "run": run, "attempts": 0 }));
     }
 }
 

@@ -28,11 +28,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{FencingToken, Reconciler};
-use attempt::{Attempt, Ended};
+use attempt::{Attempt, Done, Ended};
 pub use metrics::{Counter, Metrics};
 pub use queue::{Moment, Outcome, Queue, Version, Wake, Woken};
 use watch::{Head, Role};
-pub use watch::{Key, Mapping, Targets, controller_of};
+pub use watch::{Key, Mapping, Targets, cluster_controller_of, controller_of, namespace_of};
 
 /// What a driver needs of its process.
 #[derive(Debug, Clone)]
@@ -193,17 +193,20 @@ async fn run<R: Reconciler>(shared: Arc<Shared>, attempt: Attempt<R>, tasks: Tas
 
 /// Hands an attempt's end to the queue; `false` when this control plane's term is over.
 fn conclude<R: Reconciler>(shared: &Shared, (key, result): Finished, now: Duration) -> bool {
-    let (outcome, written) = match result {
+    let (outcome, done) = match result {
         Ok(Ended::Fenced) => return false,
-        Ok(Ended::With { outcome, written }) => (outcome, written),
+        Ok(Ended::With { outcome, done }) => (outcome, done),
         Err(error) => {
             // Its text went to standard error when it panicked.
             shared.metrics.panics.increment();
             tracing::error!(controller = R::NAME, %key, %error, "reconcile panicked");
-            (Outcome::Failed(None), Vec::new())
+            (Outcome::Failed(None), Done::default())
         }
     };
-    shared.with_queue(|queue| queue.finish(&key, outcome, &written, now, rand::random()));
+    shared.with_queue(|queue| queue.finish(&key, outcome, &done.written, now, rand::random()));
+    for other in &done.wakes {
+        shared.wake(other, Wake::Urgent, None);
+    }
     true
 }
 

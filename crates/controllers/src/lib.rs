@@ -4,8 +4,40 @@
 //! are ordinary clients of the API: they hold a `kube::Client` and nothing else of the server.
 
 pub mod driver;
+mod kinds;
+pub mod namespace;
 pub mod objects;
+pub mod project;
 pub mod reconcile;
+pub mod session;
 
+use std::sync::Arc;
+
+use kube::Client;
+use mainstay_api::Registry;
+
+use driver::{Driver, Metrics, Surroundings};
 pub use objects::Objects;
-pub use reconcile::{FencingToken, Next, Plan, Reconciler, Written};
+pub use reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
+
+/// Starts every controller, each through the client of its own identity, and returns their counters by name.
+///
+/// `clients` gives the client of a service account in `mainstay-system`, such as `session-controller`. Needs a Tokio
+/// runtime. The order does not matter: each lists and watches until it succeeds.
+pub fn start(
+    clients: impl Fn(&str) -> Client,
+    surroundings: &Surroundings,
+    registry: &Registry,
+) -> Vec<(&'static str, Arc<Metrics>)> {
+    vec![
+        run(session::driver(clients("session-controller")), surroundings),
+        run(project::driver(clients("project-controller")), surroundings),
+        run(namespace::driver(clients("namespace-controller"), registry), surroundings),
+    ]
+}
+
+fn run<R: Reconciler>(driver: Driver<R>, surroundings: &Surroundings) -> (&'static str, Arc<Metrics>) {
+    let metrics = driver.metrics();
+    driver.start(surroundings);
+    (R::NAME, metrics)
+}

@@ -1,16 +1,18 @@
 //! Calls of reconcilers to the API: each with a deadline, a class, and the version that it wrote.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ListMeta, ObjectMeta};
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ObjectList, Request};
 use kube::{Client, Resource};
 use mainstay_runtime::{Class, Classify, Doing, Failure, Reason, bounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::driver::Key;
-use crate::reconcile::Written;
+use crate::reconcile::Effect;
 
 /// How many objects a page of a list holds.
 const PAGE: u32 = 500;
@@ -42,6 +44,10 @@ fn doing<K: Resource<DynamicType = ()>>(verb: &str, key: &Key) -> String {
 }
 
 fn unbuildable(error: kube::core::request::Error) -> Failure {
+    Failure::caused_by(Class::Terminal(Reason::Invalid), "build request", error)
+}
+
+fn unsendable(error: http::Error) -> Failure {
     Failure::caused_by(Class::Terminal(Reason::Invalid), "build request", error)
 }
 
@@ -102,7 +108,7 @@ impl Objects {
     }
 
     /// Merges `body` into the object.
-    pub(crate) async fn merge<K: Known>(&self, key: &Key, body: &Value) -> Result<Written, Failure> {
+    pub(crate) async fn merge<K: Known>(&self, key: &Key, body: &Value) -> Result<Effect, Failure> {
         let request = place::<K>(key.namespace.as_deref())
             .patch(&key.name, &PatchParams::default(), &Patch::Merge(body))
             .map_err(unbuildable)?;
@@ -110,51 +116,121 @@ impl Objects {
     }
 
     /// Merges `body`, which should name the resourceVersion that it was made for, into the object's status.
-    pub(crate) async fn merge_status<K>(&self, key: &Key, body: &Value) -> Result<Written, Failure>
+    pub(crate) async fn merge_status<K>(&self, key: &Key, body: &Value) -> Result<Effect, Failure>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        self.merge_part::<K>("status", key, body).await
+    }
+
+    /// Merges `body` through a subresource.
+    pub(crate) async fn merge_part<K>(&self, part: &str, key: &Key, body: &Value) -> Result<Effect, Failure>
     where
         K: Resource<DynamicType = ()>,
     {
         let request = place::<K>(key.namespace.as_deref())
-            .patch_subresource("status", &key.name, &PatchParams::default(), &Patch::Merge(body))
+            .patch_subresource(part, &key.name, &PatchParams::default(), &Patch::Merge(body))
             .map_err(unbuildable)?;
-        self.written(request, doing::<K>("write status of", key)).await
+        self.written(request, doing::<K>(&format!("write {part} of"), key)).await
     }
 
     /// Deletes the object if it still has this uid; one that is gone already is as good.
-    pub(crate) async fn delete<K>(&self, key: &Key, uid: Option<&str>) -> Result<Written, Failure>
+    pub(crate) async fn delete<K>(&self, key: &Key, uid: Option<&str>) -> Result<Effect, Failure>
     where
         K: Resource<DynamicType = ()>,
     {
-        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        let request = place::<K>(key.namespace.as_deref()).delete(&key.name, &params).map_err(unbuildable)?;
-        self.deleted(request, doing::<K>("delete", key)).await
+        let collection = K::url_path(&(), key.namespace.as_deref());
+        self.delete_at(&collection, &key.name, uid).await
     }
 
     /// Sends a deletion that was built elsewhere.
-    pub(crate) async fn deleted(&self, request: http::Request<Vec<u8>>, what: String) -> Result<Written, Failure> {
+    pub(crate) async fn deleted(&self, request: http::Request<Vec<u8>>, what: String) -> Result<Effect, Failure> {
         match self.written(request, what).await {
-            Err(failure) if failure.class() == Class::Terminal(Reason::NotFound) => Ok(Written::NOTHING),
+            Err(failure) if failure.class() == Class::Terminal(Reason::NotFound) => Ok(Effect::NONE),
             result => result,
         }
     }
 
     /// Sends a request whose answer is an object, or a Status, of which only the version matters.
-    pub(crate) async fn written(&self, request: http::Request<Vec<u8>>, what: String) -> Result<Written, Failure> {
+    pub(crate) async fn written(&self, request: http::Request<Vec<u8>>, what: String) -> Result<Effect, Failure> {
         #[derive(serde::Deserialize)]
         struct Answer {
             #[serde(default)]
             metadata: ObjectMeta,
         }
         let answer: Answer = bounded(self.client.request(request)).await.doing(what)?;
-        Ok(Written::at(&answer.metadata))
+        Ok(Effect::wrote(&answer.metadata))
+    }
+
+    /// Takes one finalizer off, on the version that was read.
+    pub(crate) async fn remove_finalizer<K: Known>(&self, object: &K, finalizer: &str) -> Result<Effect, Failure> {
+        let meta = object.meta();
+        let left: Vec<&String> = meta.finalizers.iter().flatten().filter(|name| *name != finalizer).collect();
+        let body = json!({ "metadata": { "resourceVersion": meta.resource_version, "finalizers": left } });
+        match self.merge::<K>(&Key::of(meta), &body).await {
+            Err(failure) if failure.class() == Class::Terminal(Reason::NotFound) => Ok(Effect::NONE),
+            result => result,
+        }
+    }
+
+    /// Metadata of all objects of this collection, at most about `most` of them.
+    pub(crate) async fn heads(&self, collection: &str, most: usize) -> Result<Vec<ObjectMeta>, Failure> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            metadata: ObjectMeta,
+        }
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            metadata: ListMeta,
+            items: Vec<Head>,
+        }
+        let mut params = ListParams::default().limit(PAGE);
+        let mut all = Vec::new();
+        loop {
+            let request = Request::new(collection).list(&params).map_err(unbuildable)?;
+            let page: Page = self.call(request, format!("list {collection}")).await?;
+            all.extend(page.items.into_iter().map(|head| head.metadata));
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() || all.len() >= most {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Deletes the object at a path if it still has this uid; one that is gone already is as good.
+    pub(crate) async fn delete_at(&self, collection: &str, name: &str, uid: Option<&str>) -> Result<Effect, Failure> {
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let request = Request::new(collection).delete(name, &params).map_err(unbuildable)?;
+        self.deleted(request, format!("delete {collection}/{name}")).await
+    }
+
+    /// Reads what is at a path.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str, what: &'static str) -> Result<T, Failure> {
+        let request = http::Request::get(path).body(Vec::new()).map_err(unsendable)?;
+        self.call(request, what).await
+    }
+
+    /// Posts to a path.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        what: &'static str,
+    ) -> Result<T, Failure> {
+        let request = http::Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes())
+            .map_err(unsendable)?;
+        self.call(request, what).await
     }
 
     /// Sends a request and reads its answer.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         request: http::Request<Vec<u8>>,
-        what: String,
+        what: impl Into<Cow<'static, str>>,
     ) -> Result<T, Failure> {
         bounded(self.client.request(request)).await.doing(what)
     }

@@ -12,7 +12,7 @@ use kube::Resource;
 use mainstay_runtime::{Failure, Timestamp};
 use serde::de::DeserializeOwned;
 
-use crate::driver::Version;
+use crate::driver::{Key, Version};
 
 /// Proof of which control plane gives an order; receivers refuse an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,28 +48,38 @@ impl<A> Plan<A> {
     }
 }
 
-/// The versions that an effect's answers carried: their events do not wake the key again.
+/// What came of one effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written(pub Vec<Version>);
+pub struct Effect {
+    /// The versions that its answers carried: their events do not wake the key again.
+    pub versions: Vec<Version>,
+    /// Other keys of the same kind that should look again because of it.
+    pub wakes: Vec<Key>,
+    /// The world did not allow it: leave the rest of the plan, and look again then.
+    pub halt: Option<Next>,
+}
 
-impl Written {
-    /// Nothing was written, or nothing of which an event tells.
-    pub const NOTHING: Self = Self(Vec::new());
+impl Effect {
+    /// Nothing of which an event tells.
+    pub const NONE: Self = Self { versions: Vec::new(), wakes: Vec::new(), halt: None };
 
-    /// The version of an object that was written.
-    pub fn of(object: &impl Resource) -> Self {
-        Self::at(object.meta())
+    /// An object was written: this is its metadata now.
+    pub fn wrote(meta: &ObjectMeta) -> Self {
+        let version = meta.resource_version.as_deref().and_then(|version| version.parse().ok());
+        Self { versions: version.into_iter().collect(), ..Self::NONE }
     }
 
-    /// The version in this metadata.
-    pub fn at(meta: &ObjectMeta) -> Self {
-        Self(meta.resource_version.as_deref().and_then(|version| version.parse().ok()).into_iter().collect())
-    }
-
-    /// The versions of both.
+    /// With these keys to look again.
     #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+    pub fn waking(mut self, keys: impl IntoIterator<Item = Key>) -> Self {
+        self.wakes.extend(keys);
+        self
+    }
+
+    /// With the rest of the plan left.
+    #[must_use]
+    pub fn halting(mut self, next: Next) -> Self {
+        self.halt = Some(next);
         self
     }
 }
@@ -102,7 +112,7 @@ pub trait Reconciler: Send + Sync + 'static {
         object: &Self::Object,
         action: Self::Action,
         token: FencingToken,
-    ) -> impl Future<Output = Result<Written, Failure>> + Send;
+    ) -> impl Future<Output = Result<Effect, Failure>> + Send;
 
     /// The object's conditions, so that a failure that was reported is taken back on success.
     fn conditions(_object: &Self::Object) -> &[Condition] {

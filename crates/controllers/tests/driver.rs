@@ -1,4 +1,5 @@
 //! The driver against an API in memory, in virtual time.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
 #[cfg(test)]
 mod support;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use mainstay_api::session::Session;
 use mainstay_controllers::driver::{Driver, Surroundings, controller_of};
-use mainstay_controllers::{FencingToken, Next, Plan, Reconciler, Written};
+use mainstay_controllers::{Effect, FencingToken, Next, Plan, Reconciler};
 use mainstay_runtime::{Class, Clock, Failure, Reason, Tasks, Timestamp};
 use serde_json::json;
 use support::FakeApi;
@@ -39,9 +40,10 @@ impl Reconciler for Scripted {
     async fn observe(&self, session: &Session) -> Result<Next, Failure> {
         let name = session.metadata.name.clone().unwrap_or_default();
         self.0.attempts.send_modify(|attempts| attempts.push(name));
-        if self.0.panics_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-            panic!("as the test asked");
-        }
+        assert!(
+            self.0.panics_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err(),
+            "as the test asked"
+        );
         if self.0.fail.load(Ordering::SeqCst) {
             return Err(Failure::new(self.0.class, "the world is not there"));
         }
@@ -52,8 +54,8 @@ impl Reconciler for Scripted {
         Plan::settled(*next)
     }
 
-    async fn apply(&self, _: &Session, (): (), _: FencingToken) -> Result<Written, Failure> {
-        Ok(Written::NOTHING)
+    async fn apply(&self, _: &Session, (): (), _: FencingToken) -> Result<Effect, Failure> {
+        Ok(Effect::NONE)
     }
 
     fn conditions(session: &Session) -> &[Condition] {
@@ -92,8 +94,7 @@ impl Bench {
     }
 
     async fn attempts(&mut self, at_least: usize) -> usize {
-        let waited =
-            tokio::time::timeout(Duration::from_secs(3_600), self.seen.wait_for(|seen| seen.len() >= at_least));
+        let waited = tokio::time::timeout(Duration::from_hours(1), self.seen.wait_for(|seen| seen.len() >= at_least));
         waited.await.expect("in time").expect("the driver lives").len()
     }
 
@@ -114,7 +115,7 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(3_600), waiting).await.expect("in time");
+        tokio::time::timeout(Duration::from_hours(1), waiting).await.expect("in time");
     }
 }
 
@@ -238,7 +239,7 @@ async fn a_gap_in_the_watch_is_healed_by_a_list() {
     bench.api.add(&format!("{PATH}/b"), session());
     bench.api.remove(&format!("{PATH}/a"));
     bench.api.forget_history();
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     down.store(false, Ordering::SeqCst);
     bench.until(|bench| bench.seen.borrow().iter().any(|name| name == "b")).await;
     bench.api.add(&format!("{PATH}/c"), session());
@@ -267,6 +268,6 @@ async fn shutdown_joins_everything() {
     bench.attempts(2).await;
     assert!(bench.tasks.shutdown(Duration::from_secs(5)).await.is_ok());
     let after = bench.count();
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert_eq!(bench.count(), after, "nothing runs on");
 }

@@ -53,19 +53,21 @@ impl Classify for CallError {
 
 /// The class of a client's error.
 ///
-/// An answer is judged by its status and, where one status has two meanings, by the reason word, both of which are
-/// protocol. A connection that broke may have broken after the request was carried out, so it is in doubt.
+/// An answer is judged by its status and, where one status has two meanings, by the reason word or the first cause's,
+/// all of which are protocol. A connection that broke may have broken after the request was carried out, so it is in doubt.
 pub fn class_of(error: &kube::Error) -> Class {
     match error {
         kube::Error::Api(status) => {
             let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
             let retry_after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
-            match (status.code, status.reason.as_str()) {
-                (409, "AlreadyExists") => Class::Terminal(Reason::AlreadyExists),
-                (403, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            let cause = causes.map(|cause| cause.reason.as_str()).next().unwrap_or_default();
+            match (status.code, status.reason.as_str(), cause) {
+                (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
+                (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
                 // A Status without a code is a server's bug; the request may have been carried out.
-                (0, _) => Class::Indeterminate,
-                (code, _) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),
+                (0, ..) => Class::Indeterminate,
+                (code, ..) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),
             }
         }
         // The answer broke off, or came but cannot be read: what was asked for may have been done.

@@ -13,7 +13,7 @@ use super::queue::{Outcome, Version};
 use super::report::{self, Report};
 use super::{Key, Surroundings};
 use crate::objects::Objects;
-use crate::reconcile::{Next, Plan, Reconciler, Written};
+use crate::reconcile::{Next, Plan, Reconciler};
 
 /// How long an attempt may take altogether. Each of its calls has a shorter bound of its own.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -26,7 +26,16 @@ pub(super) enum Ended {
     /// This control plane's term is over.
     Fenced,
     /// With this outcome, after effects that returned these versions.
-    With { outcome: Outcome, written: Vec<Version> },
+    With { outcome: Outcome, done: Done },
+}
+
+/// What an attempt's effects tell the driver.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// The versions that they returned.
+    pub(super) written: Vec<Version>,
+    /// Other keys to wake.
+    pub(super) wakes: Vec<Key>,
 }
 
 /// Everything that attempts of one driver share.
@@ -44,22 +53,22 @@ impl<R: Reconciler> Attempt<R> {
 
     /// Reconciles the key once. `backoff` counts the failures before this one.
     pub(super) async fn run(self: Arc<Self>, key: Key, backoff: KeyBackoff) -> Ended {
-        let mut written = Vec::new();
+        let mut done = Done::default();
         let object = match self.read(&key).await {
             Ok(Some(object)) => object,
-            Ok(None) => return Ended::With { outcome: Outcome::Gone, written },
-            Err(failure) => return self.failed(&key, None, backoff, &failure, written).await,
+            Ok(None) => return Ended::With { outcome: Outcome::Gone, done },
+            Err(failure) => return self.failed(&key, None, backoff, &failure, done).await,
         };
-        match self.reconcile(&object, &mut written).await {
+        match self.reconcile(&object, &mut done).await {
             Ok(next) => {
-                self.succeeded(&key, &object, &mut written).await;
+                self.succeeded(&key, &object, &mut done).await;
                 let after = match next {
                     Next::AwaitChange => None,
                     Next::After(span) => Some(span),
                 };
-                Ended::With { outcome: Outcome::Settled(after), written }
+                Ended::With { outcome: Outcome::Settled(after), done }
             }
-            Err(failure) => self.failed(&key, Some(&object), backoff, &failure, written).await,
+            Err(failure) => self.failed(&key, Some(&object), backoff, &failure, done).await,
         }
     }
 
@@ -68,7 +77,7 @@ impl<R: Reconciler> Attempt<R> {
         self.objects.get(key).await
     }
 
-    async fn reconcile(&self, object: &R::Object, written: &mut Vec<Version>) -> Result<Next, Failure> {
+    async fn reconcile(&self, object: &R::Object, done: &mut Done) -> Result<Next, Failure> {
         let deadline = Instant::now() + DEADLINE;
         let observed = in_time(deadline, "observe", self.reconciler.observe(object)).await?;
         let Plan { actions, next } = R::plan(object, &observed, self.surroundings.clock.now());
@@ -76,20 +85,24 @@ impl<R: Reconciler> Attempt<R> {
         for action in actions {
             tracing::debug!(controller = R::NAME, ?action, "apply");
             let effect = self.reconciler.apply(object, action, self.surroundings.fence);
-            let Written(versions) = in_time(deadline, "apply", effect).await?;
+            let effect = in_time(deadline, "apply", effect).await?;
             self.metrics.effects.increment();
-            written.extend(versions);
+            done.written.extend(effect.versions);
+            done.wakes.extend(effect.wakes);
             hit(Point::DriverAfterApply).doing("apply")?;
+            if let Some(next) = effect.halt {
+                return Ok(next);
+            }
         }
         Ok(next)
     }
 
     /// Takes back a failure that the object still tells of.
-    async fn succeeded(&self, key: &Key, object: &R::Object, written: &mut Vec<Version>) {
+    async fn succeeded(&self, key: &Key, object: &R::Object, done: &mut Done) {
         if R::REPORTS && report::tells_of_failure(R::conditions(object)) {
             match report::write::<R::Object>(&self.objects, key, &Report::success(self.surroundings.clock.now())).await
             {
-                Ok(versions) => written.extend(versions.0),
+                Ok(effect) => done.written.extend(effect.versions),
                 // The next reconcile sees the condition again and takes it back then.
                 Err(failure) => tracing::warn!(controller = R::NAME, %key, error = failure.chain(), "report success"),
             }
@@ -102,7 +115,7 @@ impl<R: Reconciler> Attempt<R> {
         object: Option<&R::Object>,
         mut backoff: KeyBackoff,
         failure: &Failure,
-        mut written: Vec<Version>,
+        mut done: Done,
     ) -> Ended {
         let class = failure.class();
         self.metrics.failed(class);
@@ -124,11 +137,11 @@ impl<R: Reconciler> Attempt<R> {
         if R::REPORTS && telling && object.is_some() {
             let told = Report::failure(failure, backoff.failures(), self.surroundings.clock.now());
             match report::write::<R::Object>(&self.objects, key, &told).await {
-                Ok(versions) => written.extend(versions.0),
+                Ok(effect) => done.written.extend(effect.versions),
                 Err(error) => tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure"),
             }
         }
-        Ended::With { outcome, written }
+        Ended::With { outcome, done }
     }
 }
 

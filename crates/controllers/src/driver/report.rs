@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Key;
 use crate::objects::{Objects, merge_condition};
-use crate::reconcile::Written;
+use crate::reconcile::Effect;
 
 const RECONCILED: &str = "Reconciled";
 /// A lost race for the status is repeated this often before it is left to the next failure.
@@ -48,14 +48,14 @@ pub(super) fn tells_of_failure(conditions: &[Condition]) -> bool {
 }
 
 /// Merges the condition into the object's status, on the version that was read.
-pub(super) async fn write<K>(objects: &Objects, key: &Key, report: &Report) -> Result<Written, Failure>
+pub(super) async fn write<K>(objects: &Objects, key: &Key, report: &Report) -> Result<Effect, Failure>
 where
     K: Resource<DynamicType = ()>,
 {
-    let mut last = Ok(Written::NOTHING);
+    let mut last = Ok(Effect::NONE);
     for _ in 0..TRIES {
         let Some(object) = objects.get_as::<K, Value>(key).await? else {
-            return Ok(Written::NOTHING);
+            return Ok(Effect::NONE);
         };
         last = objects.merge_status::<K>(key, &patch_of(&object, &report.0)).await;
         if !last.as_ref().is_err_and(|failure| failure.class() == Class::Conflict) {

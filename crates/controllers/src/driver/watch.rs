@@ -117,6 +117,19 @@ pub fn controller_of(meta: &ObjectMeta, kind: &str) -> Targets {
     })
 }
 
+/// The controller that owns this object, when it is of this kind and lives in no namespace.
+pub fn cluster_controller_of(meta: &ObjectMeta, kind: &str) -> Targets {
+    match controller_of(meta, kind) {
+        Targets::Key(key) => Targets::Key(Key { namespace: None, ..key }),
+        other => other,
+    }
+}
+
+/// The object, living in no namespace, that bears the name of this one's namespace.
+pub fn namespace_of(meta: &ObjectMeta) -> Targets {
+    meta.namespace.clone().map_or(Targets::None, |name| Targets::Key(Key { namespace: None, name }))
+}
+
 /// Whose keys a watch wakes.
 pub(crate) enum Role {
     Primary,
@@ -213,11 +226,11 @@ impl Feed {
             }
             Event::Delete(head) => {
                 let sighting = self.index.delete(&head.metadata);
-                self.gone(&sighting);
+                self.gone(&sighting, Some(&head.metadata));
             }
             Event::InitDone => {
                 for sighting in self.index.end() {
-                    self.gone(&sighting);
+                    self.gone(&sighting, None);
                 }
             }
         }
@@ -234,15 +247,14 @@ impl Feed {
         }
     }
 
-    fn gone(&mut self, sighting: &Sighting) {
-        match self.role {
-            Role::Primary => self.shared.wake(&sighting.key, sighting.wake, sighting.version),
-            Role::Related(_) => {
-                if let Some(targets) = self.concerned.remove(&sighting.key) {
-                    self.shared.wake_targets(&targets, sighting.version);
-                }
-            }
-        }
+    /// An object is gone: `last` is how it was shown last, if its deletion was shown at all.
+    fn gone(&mut self, sighting: &Sighting, last: Option<&ObjectMeta>) {
+        let Role::Related(map) = self.role else {
+            return self.shared.wake(&sighting.key, sighting.wake, sighting.version);
+        };
+        let before = self.concerned.remove(&sighting.key);
+        let targets = last.map(map).filter(|targets| *targets != Targets::None).or(before);
+        self.shared.wake_targets(&targets.unwrap_or(Targets::None), sighting.version);
     }
 }
 

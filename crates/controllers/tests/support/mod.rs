@@ -69,11 +69,6 @@ impl FakeApi {
         self.state.lock().unwrap().objects.get(path).cloned()
     }
 
-    /// All paths.
-    pub(crate) fn paths(&self) -> Vec<String> {
-        self.state.lock().unwrap().objects.keys().cloned().collect()
-    }
-
     /// Changes an object as some other client would.
     pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
         let mut state = self.state.lock().unwrap();
@@ -108,7 +103,7 @@ impl FakeApi {
 
     async fn handle(&self, request: Request<Body>) -> Reply {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let query: BTreeMap<String, String> = parts
             .uri
             .query()

@@ -165,7 +165,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Owed {
     running: bool,
     /// A reconcile must begin without any further event.
-    owed: bool,
+    due: bool,
     /// It failed and must not begin before this moment, unless urgently woken.
     not_before: Option<Moment>,
     dirty: Option<Wake>,
@@ -186,7 +186,7 @@ proptest! {
                     if owed.running {
                         owed.dirty = owed.dirty.max(Some(wake));
                     } else if owed.not_before.is_none() || urgent {
-                        (owed.owed, owed.not_before) = (true, None);
+                        (owed.due, owed.not_before) = (true, None);
                     }
                 }
                 Step::Start => {
@@ -194,10 +194,10 @@ proptest! {
                     match queue.start() {
                         Some(key) => {
                             let owed = &mut model[usize::from(key)];
-                            prop_assert!(busy < 2 && !owed.running && owed.owed, "{key} started: {owed:?}");
+                            prop_assert!(busy < 2 && !owed.running && owed.due, "{key} started: {owed:?}");
                             *owed = Owed { running: true, ..Owed::default() };
                         }
-                        None => prop_assert!(busy == 2 || model.iter().all(|owed| !owed.owed), "{model:?}"),
+                        None => prop_assert!(busy == 2 || model.iter().all(|owed| !owed.due), "{model:?}"),
                     }
                 }
                 Step::Finish(key, how) => {
@@ -217,11 +217,11 @@ proptest! {
                         // The exact wait is the back-off's own test; here: at least a second.
                         owed.not_before = Some(now + S);
                     } else {
-                        owed.owed = dirty.is_some();
+                        owed.due = dirty.is_some();
                     }
                     if outcome == Outcome::Settled(Some(Duration::ZERO)) {
                         queue.tick(now);
-                        owed.owed = true;
+                        owed.due = true;
                     }
                 }
                 Step::Tick(seconds) => {
@@ -230,7 +230,7 @@ proptest! {
                     for (key, owed) in (0_u8..).zip(&mut model) {
                         let queued = queue.entries.get(&key).is_some_and(|entry| entry.state == State::Queued);
                         if queued && owed.not_before.is_some_and(|moment| moment <= now) {
-                            (owed.owed, owed.not_before) = (true, None);
+                            (owed.due, owed.not_before) = (true, None);
                         }
                     }
                 }
@@ -240,7 +240,7 @@ proptest! {
         queue.tick(now + 301 * S);
         for (key, owed) in (0_u8..).zip(&model) {
             let state = queue.entries.get(&key).map(|entry| entry.state);
-            prop_assert!(!(owed.owed || owed.not_before.is_some()) || state == Some(State::Queued), "{key}: {owed:?} {state:?}");
+            prop_assert!(!(owed.due || owed.not_before.is_some()) || state == Some(State::Queued), "{key}: {owed:?} {state:?}");
         }
     }
 }

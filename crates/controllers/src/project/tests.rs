@@ -1,0 +1,159 @@
+use std::fmt::Write;
+
+use super::*;
+
+const NOW: &str = "2026-01-01T00:00:00Z";
+
+fn project(changes: &Value) -> Project {
+    let mut object = json!({
+        "apiVersion": "mainstay.dev/v1alpha1", "kind": "Project",
+        "metadata": { "name": "demo", "uid": "p-1", "generation": 1, "finalizers": ["mainstay.dev/project"] },
+        "spec": {}, "status": { "phase": "Pending" },
+    });
+    json_patch::merge(&mut object, changes);
+    serde_json::from_value(object).unwrap()
+}
+
+fn namespace(owner: &str, deleting: bool) -> Namespace {
+    let owner = json!([{ "apiVersion": "v", "kind": "Project", "name": "demo", "uid": owner }]);
+    let deleted = deleting.then_some(NOW);
+    let object =
+        json!({ "metadata": { "name": "demo", "uid": "n-1", "ownerReferences": owner, "deletionTimestamp": deleted } });
+    serde_json::from_value(object).unwrap()
+}
+
+fn words(project: &Project, observed: &Observed) -> String {
+    let plan = ProjectReconciler::plan(project, observed, NOW.parse().unwrap());
+    assert_eq!(plan.next, Next::AwaitChange);
+    plan.actions.iter().fold(String::new(), |mut words, action| {
+        match action {
+            Action::Bind(binding) => write!(words, "bind {}", binding.metadata.name.as_deref().unwrap()),
+            Action::WriteStatus(phase, condition) => write!(words, "{phase:?} {}", condition.reason),
+            Action::SetQuota(body, new) => write!(words, "quota {} {new}", body["spec"]["hard"]),
+            other => write!(words, "{other:?}"),
+        }
+        .unwrap();
+        words.push_str("; ");
+        words
+    })
+}
+
+fn ready() -> Observed {
+    Observed { namespace: Some(namespace("p-1", false)), has_account: true, ..Observed::default() }
+}
+
+#[test]
+fn a_project_gets_the_namespace_of_its_name() {
+    assert_eq!(words(&project(&json!({})), &Observed::default()), "CreateNamespace; CreateAccount; Active Active; ");
+    assert_eq!(words(&project(&json!({})), &ready()), "Active Active; ");
+    let made = Desired::of(&project(&json!({}))).namespace();
+    assert_eq!(made["metadata"]["labels"]["mainstay.dev/project"], "demo");
+    assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "p-1");
+}
+
+#[test]
+fn a_foreign_namespace_is_never_adopted() {
+    let taken = Observed { namespace: Some(namespace("somebody", false)), ..Observed::default() };
+    assert_eq!(words(&project(&json!({ "spec": { "quota": { "running": 1 } } })), &taken), "Pending NamespaceTaken; ");
+    let going = Observed { namespace: Some(namespace("p-1", true)), ..Observed::default() };
+    assert_eq!(words(&project(&json!({})), &going), "Pending NamespaceTerminating; ");
+    let deleting = project(&json!({ "metadata": { "deletionTimestamp": NOW } }));
+    assert_eq!(words(&deleting, &taken), "RemoveFinalizer; ", "R39: nor deleted");
+}
+
+#[test]
+fn what_is_as_it_should_be_is_left_alone() {
+    let condition =
+        json!([{ "type": "Ready", "status": "True", "reason": "Active", "message": "", "lastTransitionTime": NOW }]);
+    let settled =
+        project(&json!({ "status": { "phase": "Active", "observedGeneration": 1, "conditions": condition } }));
+    assert_eq!(words(&settled, &ready()), "");
+}
+
+/// R51: who is no longer a member, or has another role, loses the binding.
+#[test]
+fn members_are_bound_and_others_are_not() {
+    let members = |members: &Value| project(&json!({ "spec": { "members": members } }));
+    let ann = members(&json!([{ "name": "ann@x.org", "role": "owner" }]));
+    let made = words(&ann, &ready());
+    assert_eq!(
+        made,
+        "bind owner-user-ann-x-org-f44f9c4b2d3f9c58; Active Active; ".replace("f44f9c4b2d3f9c58", &code(&made))
+    );
+    let bound = |project: &Project| {
+        let plan = ProjectReconciler::plan(project, &ready(), NOW.parse().unwrap());
+        let mut bindings = Vec::new();
+        for action in plan.actions {
+            if let Action::Bind(mut binding) = action {
+                binding.metadata.uid = Some("b-1".to_owned());
+                bindings.push(*binding);
+            }
+        }
+        Observed { bindings, ..ready() }
+    };
+    assert_eq!(words(&ann, &bound(&ann)), "Active Active; ", "bound already");
+    assert!(words(&members(&json!([])), &bound(&ann)).starts_with("Unbind(\"owner-user-ann-x-org-"), "removed");
+    let viewer = members(&json!([{ "name": "ann@x.org", "role": "viewer" }]));
+    let changed = words(&viewer, &bound(&ann));
+    assert!(changed.starts_with("Unbind(\"owner-") && changed.contains("; bind viewer-user-"), "{changed}");
+    let mut meddled = bound(&ann);
+    meddled.bindings[0].subjects.as_mut().unwrap()[0].name = "eve".to_owned();
+    let mended = words(&ann, &meddled);
+    assert!(mended.starts_with("Unbind(\"owner-") && mended.contains("; bind owner-user-"), "{mended}");
+    let robot = members(&json!([{ "kind": "ServiceAccount", "name": "ci", "role": "editor" }]));
+    let subject = bound(&robot).bindings[0].subjects.clone().unwrap().remove(0);
+    assert_eq!((subject.kind.as_str(), subject.namespace.as_deref()), ("ServiceAccount", Some("demo")));
+}
+
+/// The 16 digits after the last dash of the first word.
+fn code(words: &str) -> String {
+    words.split(';').next().unwrap().rsplit('-').next().unwrap().to_owned()
+}
+
+#[test]
+fn different_members_never_share_a_binding() {
+    let one = Desired::of(&project(&json!({}))).name().len();
+    assert_eq!(one, 4);
+    let twins = project(&json!({ "spec": { "members": [
+        { "name": "a.b", "role": "owner" }, { "name": "a-b", "role": "owner" }, { "kind": "ServiceAccount", "name": "a-b", "role": "owner" },
+    ] } }));
+    let made = words(&twins, &ready());
+    let mut names: Vec<&str> = made.split("; ").filter(|word| word.starts_with("bind ")).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 3, "{made}");
+}
+
+#[test]
+fn the_quota_follows_the_project() {
+    let limited = project(&json!({ "spec": { "quota": { "running": 2, "memory": "4Gi" } } }));
+    assert_eq!(words(&limited, &ready()), "quota {\"limits.memory\":\"4Gi\",\"pods\":\"2\"} true; Active Active; ");
+    let owner = json!([{ "apiVersion": "v", "kind": "Project", "name": "demo", "uid": "p-1" }]);
+    let found = |hard: &Value| {
+        let quota = json!({ "metadata": { "ownerReferences": owner }, "spec": { "hard": hard } });
+        Observed { quota: Some(serde_json::from_value(quota).unwrap()), ..ready() }
+    };
+    assert_eq!(words(&limited, &found(&json!({ "limits.memory": "4Gi", "pods": "2" }))), "Active Active; ");
+    let changed = words(&limited, &found(&json!({ "limits.cpu": "1", "pods": "2" })));
+    assert_eq!(changed, "quota {\"limits.cpu\":null,\"limits.memory\":\"4Gi\",\"pods\":\"2\"} false; Active Active; ");
+    assert_eq!(words(&project(&json!({})), &found(&json!({ "pods": "2" }))), "DropQuota; Active Active; ");
+}
+
+/// R4: sessions first, then the namespace, then the project.
+#[test]
+fn deletion_goes_in_order() {
+    let deleting = project(&json!({ "metadata": { "deletionTimestamp": NOW } }));
+    let meta = |name: &str, deleted: bool| ObjectMeta {
+        name: Some(name.to_owned()),
+        uid: Some(format!("uid-{name}")),
+        deletion_timestamp: deleted.then(|| Time(NOW.parse().unwrap())),
+        ..ObjectMeta::default()
+    };
+    let sessions = vec![meta("a", false), meta("b", true)];
+    let busy = Observed { sessions, ..ready() };
+    assert_eq!(words(&deleting, &busy), "Terminating Terminating; DeleteSession(\"a\", \"uid-a\"); ");
+    assert_eq!(words(&deleting, &ready()), "Terminating Terminating; DeleteNamespace(\"n-1\"); ");
+    let emptied = Observed { namespace: Some(namespace("p-1", true)), ..ready() };
+    assert_eq!(words(&deleting, &emptied), "Terminating Terminating; ");
+    assert_eq!(words(&deleting, &Observed::default()), "RemoveFinalizer; ");
+}

@@ -1,0 +1,197 @@
+//! Reconciles a [`Session`] with the one Pod of its run.
+//!
+//! Desired: `spec` and `deletionTimestamp`. Observed: the run's Pod as the API shows it now, and, before there is one,
+//! what it is to be made of.
+//!
+//! Invariants:
+//! - A run is executed at most once: its Pod's name is fixed by session and run, it is made only while the session is
+//!   Pending in that run and no heartbeat of it was ever accepted, and a run that ended is never begun again.
+//! - A run is judged by what its Pod recorded; a Pod that is gone without a record is a lost run, not a new one.
+//! - The reason of a stop is stored before the Pod is told to stop, so that a crash between cannot change it.
+//! - A status is written on the version that was read, so that two writers cannot undo each other.
+//! - Deleting a session stops and removes its own Pods, and touches nothing else.
+
+mod observe;
+mod plan;
+mod pod;
+mod status;
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use kube::{Client, Resource};
+use mainstay_api::names;
+use mainstay_api::session::{Session, SessionStatus};
+use mainstay_runtime::{Class, Classify, Failure, Reason, Timestamp};
+use serde_json::{Value, json};
+
+use crate::driver::{Driver, Key, controller_of};
+use crate::objects::Objects;
+use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
+pub use observe::Observed;
+
+/// A session that the quota keeps back looks again this often, in case what was freed cannot be watched; the end of a
+/// session of the same project wakes it at once.
+const BLOCKED_RESYNC: Duration = Duration::from_secs(5);
+
+/// The reconciler of sessions.
+#[derive(Debug)]
+pub struct SessionReconciler {
+    objects: Objects,
+    /// Sessions that the quota keeps back. Losing it costs a delay, never a session.
+    blocked: Mutex<HashSet<Key>>,
+}
+
+/// One effect on a session's world.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Hand over the first message, exactly once by its id.
+    SendPrompt(String),
+    /// Make the run's Pod, or write this status when the quota does not allow it.
+    CreatePod {
+        /// The Pod.
+        pod: Box<mainstay_api::pod::Pod>,
+        /// Absent when the status says so already.
+        blocked: Option<Box<SessionStatus>>,
+    },
+    /// Tell this Pod (name, uid) to stop and go.
+    DeletePod(String, String),
+    /// Write this status.
+    WriteStatus(Box<SessionStatus>),
+    /// Let the session go.
+    RemoveFinalizer,
+}
+
+/// A driver of sessions, ready to start.
+pub fn driver(client: Client) -> Driver<SessionReconciler> {
+    let reconciler = SessionReconciler { objects: Objects::new(client.clone()), blocked: Mutex::default() };
+    Driver::new(reconciler, client).related::<Pod>(|meta| controller_of(meta, "Session"))
+}
+
+impl Reconciler for SessionReconciler {
+    type Object = Session;
+    type Observed = Observed;
+    type Action = Action;
+    const NAME: &'static str = "session";
+    const CONCURRENCY: usize = 64;
+
+    async fn observe(&self, session: &Session) -> Result<Observed, Failure> {
+        observe::observe(&self.objects, session).await
+    }
+
+    fn plan(session: &Session, observed: &Observed, now: Timestamp) -> Plan<Action> {
+        plan::plan(session, observed, now)
+    }
+
+    async fn apply(&self, session: &Session, action: Action, token: FencingToken) -> Result<Effect, Failure> {
+        match action {
+            Action::SendPrompt(text) => self.send_prompt(session, &text).await,
+            Action::CreatePod { pod, blocked } => self.create_pod(session, *pod, blocked, token).await,
+            Action::DeletePod(name, uid) => self.objects.delete::<Pod>(&beside(session, name), Some(&uid)).await,
+            Action::WriteStatus(new) => self.write_status(session, &new).await,
+            Action::RemoveFinalizer => self.remove_finalizer(session).await,
+        }
+    }
+
+    fn conditions(session: &Session) -> &[Condition] {
+        session.status.as_ref().map_or(&[], |status| &status.conditions)
+    }
+}
+
+/// The key of something of this name in the session's namespace.
+fn beside(session: &Session, name: impl Into<String>) -> Key {
+    Key { namespace: session.metadata.namespace.clone(), name: name.into() }
+}
+
+/// The owner reference that Pods of this session carry.
+fn owner_reference(session: &Session) -> OwnerReference {
+    OwnerReference {
+        api_version: Session::api_version(&()).into_owned(),
+        kind: Session::kind(&()).into_owned(),
+        name: session.metadata.name.clone().unwrap_or_default(),
+        uid: session.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+impl SessionReconciler {
+    async fn send_prompt(&self, session: &Session, text: &str) -> Result<Effect, Failure> {
+        let body = json!({ "messages": [{ "id": "prompt-1", "type": "user", "text": text }] });
+        let place = Session::url_path(&(), session.metadata.namespace.as_deref());
+        let name = session.metadata.name.as_deref().unwrap_or_default();
+        self.objects.post::<Value>(&format!("{place}/{name}/messages"), &body, "send the session's prompt").await?;
+        Ok(Effect::NONE)
+    }
+
+    async fn create_pod(
+        &self,
+        session: &Session,
+        mut pod: mainstay_api::pod::Pod,
+        blocked: Option<Box<SessionStatus>>,
+        token: FencingToken,
+    ) -> Result<Effect, Failure> {
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::FENCE.to_owned(), token.0.to_string());
+        let key = beside(session, pod.metadata.name.clone().unwrap_or_default());
+        match self.objects.create::<Pod>(&key, &pod).await {
+            Ok(Some(pod)) => {
+                self.with_blocked(|blocked| blocked.remove(&Key::of(&session.metadata)));
+                Ok(Effect::wrote(&pod.metadata))
+            }
+            // It came into being since we looked: look again, and judge it.
+            Ok(None) => Err(Failure::new(Class::Conflict, format!("create Pod {key}: there is one already"))),
+            Err(failure) if failure.class() == Class::Terminal(Reason::QuotaExceeded) => {
+                self.block(session, blocked, &failure).await
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The quota is used up: the session stays Pending and says why.
+    async fn block(
+        &self,
+        session: &Session,
+        status: Option<Box<SessionStatus>>,
+        failure: &Failure,
+    ) -> Result<Effect, Failure> {
+        self.with_blocked(|blocked| blocked.insert(Key::of(&session.metadata)));
+        let effect = match status {
+            Some(mut new) => {
+                status::explain(&mut new, &failure.chain());
+                self.write_status(session, &new).await?
+            }
+            None => Effect::NONE,
+        };
+        Ok(effect.halting(Next::After(BLOCKED_RESYNC)))
+    }
+
+    async fn write_status(&self, session: &Session, new: &SessionStatus) -> Result<Effect, Failure> {
+        let key = Key::of(&session.metadata);
+        let effect = self.objects.merge_status::<Session>(&key, &status::patch(session, new)).await?;
+        if !new.phase.is_terminal() {
+            return Ok(effect);
+        }
+        // Something was freed: whoever the quota keeps back in this project looks again.
+        let freed = self.with_blocked(|blocked| {
+            blocked.remove(&key);
+            blocked.extract_if(|other| other.namespace == key.namespace).collect::<Vec<_>>()
+        });
+        Ok(effect.waking(freed))
+    }
+
+    async fn remove_finalizer(&self, session: &Session) -> Result<Effect, Failure> {
+        self.with_blocked(|blocked| blocked.remove(&Key::of(&session.metadata)));
+        self.objects.remove_finalizer(session, names::SESSION_FINALIZER).await
+    }
+
+    fn with_blocked<T>(&self, work: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
+        work(&mut self.blocked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests;
