@@ -21,6 +21,12 @@ async fn main() {
     let floor = sync_floor(dir.path());
     println!("fdatasync of 16 KiB: p50 {:.0} us, p99 {:.0} us", percentile(&floor, 50), percentile(&floor, 99));
     let store = SqliteStore::open(Options::new(dir.path().join("data"))).unwrap();
+    let empty = resident();
+    for _ in 0..10 {
+        let writes = (0..1_000).map(|_| store.write(create(NEXT.fetch_add(1, Ordering::Relaxed))));
+        assert!(futures::future::join_all(writes).await.iter().all(Result::is_ok));
+    }
+    println!("resident: {empty:.1} MB empty, {:.1} MB with 10,000 objects of 1 KB", resident());
     creates(&store, 1, Duration::from_secs(1), "warm-up").await;
     for callers in [1, 16, 64] {
         creates(&store, callers, Duration::from_secs(3), "creates").await;
@@ -67,6 +73,13 @@ fn create(name: u64) -> Write {
 fn cpu() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Megabytes of this process in memory.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: f64 = status.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096.0 / 1e6
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -1,7 +1,7 @@
 //! The store over one SQLite file.
 //!
-//! One thread owns the writing connection and commits in groups ([`writer`]). The newest state is served from memory
-//! (`hub`); older snapshots, replays and messages are read on a few read-only connections ([`readers`]).
+//! One thread owns the writing connection and commits in groups (`writer`). The newest state is served from memory
+//! (`hub`); older snapshots, replays and messages are read on a few read-only connections (`readers`).
 //!
 //! Invariants:
 //! - An acknowledged write is on disk (`synchronous=FULL`), and visible.

@@ -23,5 +23,10 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
         Err(error) => return Err(failed(error.into())),
     }
     private.open(dir.join("state.db")).map_err(failed)?;
+    // A write is not durable while the name of its directory is not.
+    let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+    for named in [Some(dir), above].into_iter().flatten() {
+        File::open(named).and_then(|named| named.sync_all()).map_err(failed)?;
+    }
     Ok(held)
 }
