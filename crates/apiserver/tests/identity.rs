@@ -1,5 +1,7 @@
 //! R42, R49, R51 over a real store: a session's token from its issue to its death.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
+
 use std::sync::Arc;
 
 use http::Request;
