@@ -1,5 +1,13 @@
 //! What sets a sandbox apart from the host.
 //!
+//! We launch sandboxes ourselves rather than through an OCI runtime library. One code path has to serve root and an
+//! ordinary user, for whom youki's libcontainer fails in the cgroup file system; forking instead of executing keeps the
+//! host's binary out of the sandbox and its memory shared (0.7 MB for shim and supervisor); and it saves some 125 crates.
+//!
+//! As root the order is: clone into pid, mount, network, ipc and uts namespaces; cgroups; cgroup namespace; mounts and
+//! `pivot_root`; only then a user namespace, mapped to a range of host ids that nobody else has; the user's identity, no
+//! capabilities, Landlock, seccomp. An ordinary user's sandbox starts with the user namespace, of one id.
+//!
 //! [`enter`] runs in the new init process and builds the sandbox around it; what it returns is all that the supervisor
 //! needs to know of where it is.
 

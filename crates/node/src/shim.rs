@@ -127,8 +127,11 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
     let finished_at = clock.now().to_string();
     let exit = judge(&launch.pod, &seen, state.started_at.take(), finished_at);
     let recorded = record::write_exit(&launch.run_dir, &exit);
-    if let Some(outside) = outside {
-        outside.remove(&launch);
+    match outside {
+        Some(outside) => outside.remove(&launch),
+        // Half made; a kept workspace may be another's.
+        None if !launch.workspace.keep => crate::sandbox::remove(&launch),
+        None => {}
     }
     drop(claim);
     i32::from(recorded.is_err())
