@@ -5,8 +5,11 @@ use mainstay_runtime::{Class, Classify};
 use std::sync::Arc;
 
 use crate::auth::{AuthError, Authenticator, Identity};
+use crate::rbac::guard::Change;
 use crate::rbac::{Attributes, Authorizer, Decision};
-use crate::status::{ApiError, ApiResult};
+use crate::server::Call;
+use crate::status::{About, ApiError, ApiResult};
+use crate::token::{TokenRequest, Tokens};
 
 /// Authentication and authorisation of one server.
 #[derive(Debug, Clone)]
@@ -15,6 +18,8 @@ pub struct Access {
     pub authenticator: Arc<Authenticator>,
     /// Decides what they may do.
     pub authorizer: Authorizer,
+    /// Issues tokens.
+    pub tokens: Arc<Tokens>,
 }
 
 impl Access {
@@ -24,6 +29,22 @@ impl Access {
     /// 401, or 503 when it could not be found out.
     pub(crate) async fn authenticate(&self, parts: &Parts) -> ApiResult<Identity> {
         self.authenticator.authenticate(parts).await.map_err(|error| refused(&error))
+    }
+
+    /// Whether the caller may write what it writes.
+    ///
+    /// # Errors
+    /// 403, or 503 when it could not be found out.
+    pub(crate) async fn admit(&self, call: &Call<'_>, change: &Change<'_>) -> ApiResult<()> {
+        decided(self.authorizer.admit(call.identity, change).await, call.about(call.name()))
+    }
+
+    /// Whether the caller may have this token.
+    ///
+    /// # Errors
+    /// 403, or 503 when it could not be found out.
+    pub(crate) async fn admit_token(&self, call: &Call<'_>, request: &TokenRequest) -> ApiResult<()> {
+        decided(self.authorizer.admit_token(call.identity, request).await, call.about(call.name()))
     }
 
     /// Whether the caller may do this.
@@ -40,6 +61,16 @@ impl Access {
             Decision::Unavailable(error) => {
                 Err(ApiError::unavailable(format!("the caller's rights cannot be read: {error}")))
             }
+        }
+    }
+}
+
+fn decided(decision: Decision, about: About<'_>) -> ApiResult<()> {
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) => Err(ApiError::forbidden(about, reason)),
+        Decision::Unavailable(error) => {
+            Err(ApiError::unavailable(format!("the caller's rights cannot be read: {error}")))
         }
     }
 }

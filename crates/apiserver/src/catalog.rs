@@ -55,8 +55,8 @@ pub(crate) enum Habit {
     Namespace,
     /// Deletion waits for a grace period; has logs.
     Pod,
-    /// Writes are checked against privilege escalation.
-    Rbac,
+    /// Has tokens.
+    ServiceAccount,
 }
 
 impl Habit {
@@ -65,9 +65,9 @@ impl Habit {
             ("", "secrets") => Self::Secret,
             ("", "namespaces") => Self::Namespace,
             ("", "pods") => Self::Pod,
+            ("", "serviceaccounts") => Self::ServiceAccount,
             ("mainstay.dev", "credentials") => Self::Credential,
             ("mainstay.dev", "sessions") => Self::Session,
-            ("rbac.authorization.k8s.io", _) => Self::Rbac,
             _ => Self::Plain,
         }
     }

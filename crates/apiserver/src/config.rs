@@ -47,7 +47,7 @@ impl Default for Limits {
             watches: 4_096,
             watches_per_identity: 1_024,
             request: Duration::from_secs(30),
-            watch_life: Duration::from_secs(3_600),
+            watch_life: Duration::from_hours(1),
             bookmark: Duration::from_secs(50),
             recheck: Duration::from_secs(3),
             connections: 4_096,

@@ -141,7 +141,9 @@ pub(crate) fn parse_json(bytes: &[u8]) -> ApiResult<Parsed> {
 fn parse_yaml(bytes: &[u8]) -> ApiResult<Parsed> {
     let wrong = |error: &dyn fmt::Display| ApiError::bad_request(format!("the body is not valid YAML: {error}"));
     let text = std::str::from_utf8(bytes).map_err(|error| wrong(&error))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| wrong(&error))?;
+    // `y` and `no` are words here, as in YAML 1.2.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| wrong(&error))?;
     if deeper_than(&value, MAX_DEPTH) {
         return Err(wrong(&format_args!("it is nested deeper than {MAX_DEPTH} levels")));
     }

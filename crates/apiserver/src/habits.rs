@@ -4,7 +4,6 @@
 //! change is compared with. *Visible*: what clients read and patch, without what is write-only.
 
 pub(crate) mod credential;
-pub(crate) mod rbac;
 pub(crate) mod secret;
 pub(crate) mod session;
 
@@ -18,6 +17,9 @@ use serde_json::{Value, json};
 use crate::catalog::{Entry, Habit};
 use crate::crypt::Place;
 use crate::object;
+use crate::rbac::guard::Change;
+use crate::request::Verb;
+use crate::route;
 use crate::server::{ApiServer, Call};
 use crate::status::ApiResult;
 
@@ -29,7 +31,7 @@ pub(crate) fn opened(server: &ApiServer, entry: &Entry, mut value: Value) -> Api
     match entry.habit {
         Habit::Secret => secret::open(server, entry, &mut value)?,
         Habit::Credential => credential::open(server, entry, &mut value)?,
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => {}
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {}
     }
     Ok(value)
 }
@@ -58,7 +60,7 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
     match entry.habit {
         Habit::Secret => object::draft(entry, &secret::seal(server, entry, opened)?),
         Habit::Credential => object::draft(entry, &credential::seal(server, entry, opened)?),
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => object::draft(entry, opened),
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => object::draft(entry, opened),
     }
 }
 
@@ -86,7 +88,7 @@ pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -
             credential::hide(&mut value);
             object::to_bytes(&value)
         }
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::Rbac => Ok(stored.body.clone()),
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => Ok(stored.body.clone()),
     }
 }
 
@@ -107,7 +109,7 @@ pub(crate) async fn complete(
         Habit::Namespace if old.is_none() => new["spec"]["finalizers"] = json!([NAMESPACE_FINALIZER]),
         // Only `/finalize` may release a namespace.
         Habit::Namespace => new["spec"] = old.map_or(Value::Null, |old| old["spec"].clone()),
-        Habit::Plain | Habit::Pod | Habit::Rbac => {}
+        Habit::Plain | Habit::Pod | Habit::ServiceAccount => {}
     }
     Ok(())
 }
@@ -120,7 +122,8 @@ pub(crate) const NAMESPACE_FINALIZER: &str = "kubernetes";
 /// # Errors
 /// 403.
 pub(crate) async fn permit(call: &Call<'_>, new: &Value, old: Option<&Value>) -> ApiResult<()> {
-    if call.entry.habit == Habit::Rbac { rbac::permit(call, new, old).await } else { Ok(()) }
+    let what = route::attributes_of(call.path, Verb::Update);
+    call.server.access().admit(call, &Change { what, new, old }).await
 }
 
 /// What follows the true end of an object.
@@ -142,7 +145,7 @@ fn place<'a>(entry: &'a Entry, object: &'a Value, field: &'a str) -> Place<'a> {
     }
 }
 
-fn crypt_failure(entry: &Entry, object: &Value, error: &crate::crypt::CryptError) -> crate::status::ApiError {
+fn crypt_failure(entry: &Entry, object: &Value, error: crate::crypt::CryptError) -> crate::status::ApiError {
     let (kind, name) = (entry.kind.kind, object::text(object, "name"));
     tracing::error!(kind, namespace = object::text(object, "namespace"), name, %error, "a secret cannot be sealed or opened");
     crate::status::ApiError::internal(format_args!("the secret part of {kind} {name:?} cannot be sealed or opened"))

@@ -49,11 +49,11 @@ fn checks(name: &str, checks: &[(&'static str, Result<(), String>)], verbose: bo
     let mut text = String::new();
     for (check, result) in checks {
         match result {
-            Ok(()) => text.push_str(&format!("[+]{check} ok\n")),
-            Err(why) => text.push_str(&format!("[-]{check} failed: {why}\n")),
+            Ok(()) => text.extend(["[+]", check, " ok\n"]),
+            Err(why) => text.extend(["[-]", check, " failed: ", why, "\n"]),
         }
     }
-    text.push_str(&format!("{name} check {}\n", if failed { "failed" } else { "passed" }));
+    text.extend([name, " check ", if failed { "failed\n" } else { "passed\n" }]);
     respond::text(if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, text)
 }
 

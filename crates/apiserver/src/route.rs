@@ -13,7 +13,7 @@ use crate::request::{self, Query, ResourcePath, Target, Verb};
 use crate::server::{ApiServer, Call, Caller};
 use crate::status::{About, ApiError, ApiResult};
 use crate::verbs::modify::Part;
-use crate::{content, documents, health, sub, verbs};
+use crate::{content, health, sub, verbs};
 
 /// Answers a request.
 ///
@@ -43,7 +43,7 @@ where
         Caller::Unknown => server.access().authenticate(parts).await?,
     };
     match target {
-        Target::Other(path) => other(server, parts, path, &query, &identity).await,
+        Target::Other(path) => other(server, parts, path, &identity).await,
         Target::Resource(path) => {
             let kind = server.catalog().find(&path.group, &path.version, &path.plural);
             let verb = Verb::of(&parts.method, &path, &query).ok_or_else(ApiError::method_not_allowed)?;
@@ -64,7 +64,6 @@ async fn other(
     server: &ApiServer,
     parts: &Parts,
     path: &str,
-    query: &Query<'_>,
     identity: &Identity,
 ) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
@@ -77,7 +76,7 @@ async fn other(
     }
     match path {
         "/metrics" => Ok(health::metrics(server)),
-        _ => documents::answer(server, parts, path, query),
+        _ => server.documents().answer(parts, path),
     }
 }
 

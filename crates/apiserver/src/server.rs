@@ -20,6 +20,7 @@ use crate::body::{Body, BodyError};
 use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::config::Limits;
 use crate::crypt::Sealer;
+use crate::documents::Documents;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::nodelink::NodeLink;
@@ -64,6 +65,7 @@ struct Shared {
     catalog: Catalog,
     activity: Activity,
     metrics: Metrics,
+    documents: Documents,
     gate: Gate,
     turns: Turns,
     node_link: OnceLock<Arc<dyn NodeLink>>,
@@ -126,6 +128,7 @@ impl ApiServer {
             catalog,
             activity: Activity::default(),
             metrics: Metrics::new(config.store.clone()),
+            documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),
             node_link: OnceLock::new(),
@@ -169,8 +172,8 @@ impl ApiServer {
         &self.0.catalog
     }
 
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
-        &self.0.config.registry
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.0.documents
     }
 
     pub(crate) fn access(&self) -> &Access {

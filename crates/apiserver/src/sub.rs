@@ -1,7 +1,11 @@
 //! Subresources, and resources that are questions rather than objects.
 
 pub(crate) mod heartbeat;
+pub(crate) mod logs;
 pub(crate) mod messages;
+pub(crate) mod reveal;
+pub(crate) mod reviews;
+pub(crate) mod token;
 
 use bytes::Bytes;
 use http::Response;
@@ -12,8 +16,10 @@ use crate::body::{Body, BodyError};
 use crate::catalog::Habit;
 use crate::content;
 use crate::request::{ResourcePath, Verb};
+use crate::route;
 use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
+use crate::sub::reviews::Review;
 
 /// Answers a subresource other than `status`.
 ///
@@ -35,7 +41,15 @@ where
         (Habit::Session, "heartbeat", Verb::Update) => {
             heartbeat::write(call, content::read(headers, body, limits.body).await?).await
         }
-        (Habit::Session, "messages" | "heartbeat", _) => Err(ApiError::method_not_allowed()),
+        (Habit::Pod, "log", Verb::Get) => logs::read(call).await,
+        (Habit::Credential, "reveal", Verb::Get) => reveal::read(call).await,
+        (Habit::ServiceAccount, "token", Verb::Create) => {
+            token::create(call, content::read(headers, body, limits.body).await?).await
+        }
+        (Habit::Session, "messages" | "heartbeat", _)
+        | (Habit::Pod, "log", _)
+        | (Habit::Credential, "reveal", _)
+        | (Habit::ServiceAccount, "token", _) => Err(ApiError::method_not_allowed()),
         _ => Err(ApiError::no_such_path()),
     }
 }
@@ -43,18 +57,28 @@ where
 /// Answers resources that no object stands for.
 ///
 /// # Errors
-/// 404 for those that do not exist.
+/// 404 for those that do not exist, 403, 405.
 pub(crate) async fn virtual_resource<B>(
-    _server: &ApiServer,
-    _parts: &Parts,
-    _path: &ResourcePath<'_>,
-    _verb: Verb,
-    _identity: &Identity,
-    _body: B,
+    server: &ApiServer,
+    parts: &Parts,
+    path: &ResourcePath<'_>,
+    verb: Verb,
+    identity: &Identity,
+    body: B,
 ) -> ApiResult<Response<Body>>
 where
     B: http_body::Body<Data = Bytes> + Unpin + Send,
     B::Error: Into<BodyError>,
 {
-    Err(ApiError::no_such_path())
+    let review = Review::of(&path.group, &path.version, &path.plural).filter(|_| path.namespace.is_none());
+    let review = review.ok_or_else(ApiError::no_such_path)?;
+    if verb != Verb::Create || path.name.is_some() {
+        return Err(ApiError::method_not_allowed());
+    }
+    if !server.access().allows(identity, &route::attributes_of(path, verb)).await? {
+        let text = format!("User {:?} cannot create {}.{}", identity.user(), path.plural, path.group);
+        return Err(ApiError::new(403, "Forbidden", text));
+    }
+    let body = content::read(&parts.headers, body, server.limits().body).await?;
+    reviews::answer(server, parts, review, identity, body).await
 }

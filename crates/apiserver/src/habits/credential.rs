@@ -44,7 +44,7 @@ pub(crate) fn seal(server: &ApiServer, entry: &Entry, opened: &Value) -> ApiResu
     let mut sealed = opened.clone();
     if let Some(Value::String(token)) = sealed["spec"].get_mut("token") {
         let at = place(entry, opened, FIELD);
-        *token = server.sealer().seal(&at, token.as_bytes()).map_err(|error| crypt_failure(entry, opened, &error))?;
+        *token = server.sealer().seal(&at, token.as_bytes()).map_err(|error| crypt_failure(entry, opened, error))?;
     }
     Ok(sealed)
 }
@@ -58,7 +58,7 @@ pub(crate) fn open(server: &ApiServer, entry: &Entry, stored: &mut Value) -> Api
     let plain = server
         .sealer()
         .open(&place(entry, stored, FIELD), sealed)
-        .map_err(|error| crypt_failure(entry, stored, &error))?;
+        .map_err(|error| crypt_failure(entry, stored, error))?;
     stored["spec"]["token"] = Value::String(String::from_utf8_lossy(&plain).into_owned());
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(crate) fn seal(server: &ApiServer, entry: &Entry, opened: &Value) -> ApiResu
     each(&mut sealed, |key, value| {
         let field = format!("data.{key}");
         let at = place(entry, opened, &field);
-        server.sealer().seal(&at, value.as_bytes()).map_err(|error| crypt_failure(entry, opened, &error))
+        server.sealer().seal(&at, value.as_bytes()).map_err(|error| crypt_failure(entry, opened, error))
     })?;
     Ok(sealed)
 }
@@ -47,7 +47,7 @@ pub(crate) fn open(server: &ApiServer, entry: &Entry, stored: &mut Value) -> Api
         let plain = server
             .sealer()
             .open(&place(entry, &whole, &field), value)
-            .map_err(|error| crypt_failure(entry, &whole, &error))?;
+            .map_err(|error| crypt_failure(entry, &whole, error))?;
         Ok(String::from_utf8_lossy(&plain).into_owned())
     })
 }

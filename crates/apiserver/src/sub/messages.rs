@@ -159,7 +159,7 @@ pub(crate) fn milliseconds(at: Timestamp) -> String {
 /// Retention runs beside the append that made it due, once per tenth of what is kept.
 fn trim(server: &ApiServer, uid: &Arc<str>, last: u64) {
     let keep = server.limits().messages_kept;
-    if last <= keep || last % (keep / 10).max(1) != 0 {
+    if last <= keep || !last.is_multiple_of((keep / 10).max(1)) {
         return;
     }
     let (store, uid) = (server.store().clone(), uid.clone());
@@ -178,10 +178,7 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let session = objects::find(call).await?;
     let query = call.query;
     let follow = query.flag("follow")?;
-    let types = match query.get("types") {
-        Some(text) => Some(text.split(',').map(str::to_owned).collect::<Vec<_>>()),
-        None => None,
-    };
+    let types = query.get("types").map(|text| text.split(',').map(str::to_owned).collect::<Vec<_>>());
     let life = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let most = call.server.limits().watch_life;
     let reader = Reader {

@@ -212,10 +212,10 @@ pub(crate) async fn as_json(call: &Call<'_>, found: &Found) -> ApiResult<Respons
         call.entry.kind.kind, call.entry.api_version, found.revision
     );
     if let Some(next) = &found.next {
-        head.push_str(&format!(",\"continue\":\"{next}\""));
+        head.extend([",\"continue\":\"", next, "\""]);
     }
     if let Some(remaining) = found.remaining {
-        head.push_str(&format!(",\"remainingItemCount\":{remaining}"));
+        head.extend([",\"remainingItemCount\":", &remaining.to_string()]);
     }
     head.push_str("},\"items\":[");
     let mut pieces = VecDeque::with_capacity(2 * found.items.len() + 2);

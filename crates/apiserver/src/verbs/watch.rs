@@ -142,6 +142,8 @@ struct Stream {
     next_check: Instant,
     deadline: Instant,
     ended: bool,
+    /// A Table says only once what its columns are.
+    began: bool,
     stop: CancellationToken,
     caller: Holder,
     _permit: Permit,
@@ -183,6 +185,7 @@ impl Stream {
             next_check: now + limits.recheck,
             deadline: now + asked.life,
             ended: false,
+            began: false,
             stop: call.server.tasks().stopping(),
             caller,
             _permit: permit,
@@ -190,9 +193,11 @@ impl Stream {
     }
 
     fn initial(&mut self, items: &[Arc<Object>], revision: Revision, asked: &Asked) -> ApiResult<()> {
-        for object in items.iter().filter(|object| self.selector.matches(&object.key, &object.meta)) {
-            let frame = self.frame("ADDED", object)?;
-            self.queued.push_back(frame);
+        for object in items {
+            if self.selector.matches(&object.key, &object.meta) {
+                let frame = self.frame("ADDED", object)?;
+                self.queued.push_back(frame);
+            }
         }
         if asked.end_of_initial && asked.bookmarks {
             let frame = self.form.bookmark(&self.entry, revision, true);
@@ -245,7 +250,7 @@ impl Stream {
     }
 
     /// The frame of a change; `None` when the selector has nothing to do with it.
-    fn encode(&self, change: &Change) -> ApiResult<Option<Bytes>> {
+    fn encode(&mut self, change: &Change) -> ApiResult<Option<Bytes>> {
         let plain = self.form.is_plain() && !self.entry.habit.reads_differ();
         let selects = |object: &Object| self.selector.matches(&object.key, &object.meta);
         let now = change.kind != ChangeKind::Deleted && selects(&change.object);
@@ -261,13 +266,14 @@ impl Stream {
         if plain && same { Ok(Some(change.frame.clone())) } else { self.frame(word, &change.object).map(Some) }
     }
 
-    fn frame(&self, word: &str, object: &Arc<Object>) -> ApiResult<Bytes> {
+    fn frame(&mut self, word: &str, object: &Arc<Object>) -> ApiResult<Bytes> {
         let body = if self.entry.habit.reads_differ() {
             habits::readable_now(&self.server, &self.entry, object)?
         } else {
             object.body.clone()
         };
-        self.form.event(&self.entry, word, body)
+        let first = !std::mem::replace(&mut self.began, true);
+        self.form.event(&self.entry, word, body, first, self.server.clock().now())
     }
 
     fn end(&mut self, end: WatchEnd) {

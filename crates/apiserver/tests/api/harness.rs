@@ -71,7 +71,8 @@ impl Harness {
         let subjects = Arc::new(StoreSubjects::new(dynamic.clone()));
         let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()).unwrap());
         let access = Access {
-            authenticator: Arc::new(Authenticator::new(keys.clone(), tokens)),
+            authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
+            tokens,
             authorizer: Authorizer::new(dynamic.clone()),
         };
         let server = ApiServer::new(Config {
@@ -108,9 +109,7 @@ impl Harness {
             request = request.header("content-type", media);
         }
         let response = self.send(identity, request.body(Full::new(body.into())).unwrap()).await;
-        let (parts, body) = response.into_parts();
-        let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, bytes }
+        collect(response).await
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str, media: &str, body: impl Into<Bytes>) -> Answer {
@@ -141,12 +140,23 @@ impl Harness {
         self.call("DELETE", path, "", "").await
     }
 
+    pub(crate) async fn get_with(&self, path: &str, header: &str, value: &str) -> Answer {
+        let request = Request::builder().uri(path).header(header, value).body(Full::default()).unwrap();
+        collect(self.send(Identity::admin(), request).await).await
+    }
+
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        self.get_with(path, "accept", accept).await
+    }
+
     /// Opens a stream of lines.
     pub(crate) async fn lines(&self, path: &str) -> Lines {
-        let request = Request::builder().uri(path).body(Full::default()).unwrap();
-        let response = self.send(Identity::admin(), request).await;
-        assert_eq!(response.status(), 200, "{path}");
-        Lines { body: response.into_body(), text: Vec::new() }
+        self.lines_as(path, "application/json").await
+    }
+
+    pub(crate) async fn lines_as(&self, path: &str, accept: &str) -> Lines {
+        let request = Request::builder().uri(path).header("accept", accept).body(Full::default()).unwrap();
+        Lines::of(self.send(Identity::admin(), request).await)
     }
 
     /// An agent and a session that uses it.
@@ -154,6 +164,12 @@ impl Harness {
         let session = json!({"metadata": {"name": name}, "spec": {"command": ["true"], "prompt": "do it"}});
         self.post(&sessions(""), &session).await.expect(201)
     }
+}
+
+async fn collect(response: http::Response<Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
+    Answer { status: parts.status, headers: parts.headers, bytes }
 }
 
 impl Drop for Harness {
@@ -181,6 +197,11 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
+    pub(crate) fn of(response: http::Response<Body>) -> Self {
+        assert_eq!(response.status(), 200);
+        Self { body: response.into_body(), text: Vec::new() }
+    }
+
     /// The next non-empty line; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {

@@ -1,0 +1,97 @@
+//! `pods/NAME/log`: read from the node agent.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use http::header::HeaderValue;
+use http::{Response, StatusCode};
+use mainstay_runtime::Timestamp;
+use serde_json::Value;
+
+use crate::body::{Body, BodyError};
+use crate::nodelink::{LinkError, LogOptions};
+use crate::object;
+use crate::respond;
+use crate::server::Call;
+use crate::status::{ApiError, ApiResult};
+use crate::verbs::read as objects;
+
+/// Answers `GET`.
+///
+/// # Errors
+/// 400 for parameters that make no sense and for a sandbox that has not started, 404, 503 without a node agent.
+pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
+    let options = options(call)?;
+    let follow = options.follow;
+    let stored = objects::find(call).await?;
+    let container = container(call, &object::parse(&stored)?)?;
+    let link = call.server.node_link().ok_or_else(|| ApiError::unavailable("no node agent is connected"))?;
+    let permit = if follow { Some(call.server.gate().enter(call.identity)?) } else { None };
+    let log = link.logs(&stored.meta.uid, options).await.map_err(|error| failure(call, &container, &error))?;
+    let life = tokio::time::sleep(call.server.limits().watch_life);
+    let stop = call.server.tasks().stopping();
+    let bytes = log
+        .map(|chunk| chunk.map_err(BodyError::from))
+        .take_until(async move {
+            tokio::select! {
+                () = stop.cancelled_owned() => {}
+                () = life => {}
+            }
+        })
+        .map(move |chunk| {
+            let _held = &permit;
+            chunk
+        });
+    let media = HeaderValue::from_static("text/plain; charset=utf-8");
+    Ok(respond::with_type(StatusCode::OK, media, Body::stream(bytes)))
+}
+
+fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
+    let query = call.query;
+    if query.flag("previous")? {
+        return Err(ApiError::bad_request("previous: a Pod of this server runs once; there is no earlier log"));
+    }
+    let since = match (query.number::<u64>("sinceSeconds")?, query.get("sinceTime")) {
+        (Some(_), Some(_)) => return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be specified")),
+        (Some(seconds), None) => {
+            let now = call.server.clock().now();
+            Some(now.checked_sub(Duration::from_secs(seconds)).unwrap_or(Timestamp::UNIX_EPOCH))
+        }
+        (None, Some(text)) => {
+            Some(text.parse().map_err(|_| ApiError::bad_request(format!("sinceTime: {text:?} is not a time of RFC 3339")))?)
+        }
+        (None, None) => None,
+    };
+    Ok(LogOptions {
+        follow: query.flag("follow")?,
+        tail_lines: query.number("tailLines")?,
+        since,
+        timestamps: query.flag("timestamps")?,
+        limit_bytes: query.number("limitBytes")?,
+    })
+}
+
+fn container(call: &Call<'_>, pod: &Value) -> ApiResult<String> {
+    let mut names = pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
+    let found = match call.query.get("container") {
+        Some(asked) => names.find(|name| *name == asked).ok_or_else(|| {
+            ApiError::bad_request(format!("container {asked} is not valid for pod {}", call.name()))
+        })?,
+        None => names.next().unwrap_or_default(),
+    };
+    Ok(found.to_owned())
+}
+
+fn failure(call: &Call<'_>, container: &str, error: &LinkError) -> ApiError {
+    match error {
+        LinkError::NoSuchLog => ApiError::new(404, "NotFound", format!("pod {:?}: {error}", call.name())),
+        LinkError::NotStarted => ApiError::bad_request(format!(
+            "container {container:?} in pod {:?} is waiting to start: ContainerCreating",
+            call.name()
+        )),
+        LinkError::Io(cause) => {
+            tracing::error!(pod = call.name(), error = %cause, "a log cannot be read");
+            ApiError::internal(error)
+        }
+    }
+}
