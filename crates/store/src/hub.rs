@@ -1,8 +1,9 @@
 //! The newest state in memory, the ring of recent changes, and the fan-out to watchers.
 //!
 //! Invariants: the writer alone publishes, in revision order, after the commit. Objects are visible before a watcher is
-//! told of them; `published` rises after both. Joining a watch and publishing exclude each other, so a watcher sees what
-//! the ring held and then what follows, without gap or duplicate.
+//! told of them; `published` rises when all queues hold the changes; only then is a change handed out. So whoever acts on
+//! a change finds it in every read, and in every other watch. Joining a watch and publishing exclude each other, so a
+//! watcher sees what the ring held and then what follows, without gap or duplicate.
 
 mod index;
 mod objects;
@@ -62,6 +63,8 @@ pub(crate) struct Waiting {
 struct WaitingState {
     changes: Vec<Arc<Change>>,
     bytes: usize,
+    /// It is in the list of those to be woken when the batch is published.
+    touched: bool,
     /// Why nothing more comes, and up to where everything did come.
     ended: Option<(WatchEnd, Revision)>,
 }
@@ -132,30 +135,33 @@ impl Hub {
                 objects.apply(change);
             }
         }
+        let mut touched = Vec::new();
         for change in changes {
             feed.remember(change, self.bounds);
-            feed.index.visit(&change.object.key, |waiting| self.offer(waiting, change));
+            feed.index.visit(&change.object.key, |waiting| self.offer(waiting, change, &mut touched));
         }
         self.published.store(last.revision().0, Ordering::Release);
+        for waiting in touched {
+            lock(&waiting.state).touched = false;
+            waiting.wake.notify_one();
+        }
     }
 
-    fn offer(&self, waiting: &Waiting, change: &Arc<Change>) {
+    fn offer(&self, waiting: &Arc<Waiting>, change: &Arc<Change>, touched: &mut Vec<Arc<Waiting>>) {
         let mut state = lock(&waiting.state);
         if state.ended.is_some() {
             return;
         }
         let weight = change.weight();
-        let was_idle = state.changes.is_empty();
-        if !was_idle && state.bytes + weight > self.bounds.watcher_bytes {
+        if !state.changes.is_empty() && state.bytes + weight > self.bounds.watcher_bytes {
             state.ended = Some((WatchEnd::Slow, Revision(change.revision().0 - 1)));
             self.slow.fetch_add(1, Ordering::Relaxed);
         } else {
             state.bytes += weight;
             state.changes.push(Arc::clone(change));
         }
-        drop(state);
-        if was_idle {
-            waiting.wake.notify_one();
+        if !std::mem::replace(&mut state.touched, true) {
+            touched.push(Arc::clone(waiting));
         }
     }
 
@@ -171,7 +177,7 @@ impl Hub {
         let missed = feed.ring.partition_point(|change| change.revision() <= after);
         let changes = feed.ring.range(missed..).filter(|change| scope.matches(&change.object.key)).cloned().collect();
         let ended = feed.closed.then_some((WatchEnd::Closed, published));
-        let state = Mutex::new(WaitingState { changes, bytes: 0, ended });
+        let state = Mutex::new(WaitingState { changes, bytes: 0, touched: false, ended });
         let waiting = Arc::new(Waiting { state, wake: Notify::new() });
         let id = feed.next_id;
         feed.next_id += 1;
@@ -204,13 +210,20 @@ impl Feed {
 }
 
 impl Registration {
+    /// What is published of the queue.
     pub(crate) fn take(&self) -> Taken {
         let mut state = lock(&self.waiting.state);
-        if !state.changes.is_empty() {
-            state.bytes = 0;
-            return Taken::Changes(std::mem::take(&mut state.changes));
+        let published = self.hub.published();
+        let ready = state.changes.partition_point(|change| change.revision() <= published);
+        if ready > 0 {
+            let rest = state.changes.split_off(ready);
+            state.bytes = rest.iter().map(|change| change.weight()).sum();
+            return Taken::Changes(std::mem::replace(&mut state.changes, rest));
         }
-        state.ended.map_or(Taken::Nothing, |(end, _)| Taken::Ended(end))
+        match state.ended {
+            Some((end, _)) if state.changes.is_empty() => Taken::Ended(end),
+            _ => Taken::Nothing,
+        }
     }
 
     pub(crate) async fn wait(&self) {

@@ -54,7 +54,7 @@ impl Index {
         }
     }
 
-    pub(super) fn visit(&self, key: &Key, mut tell: impl FnMut(&Waiting)) {
+    pub(super) fn visit(&self, key: &Key, mut tell: impl FnMut(&Arc<Waiting>)) {
         let Some(resource) = self.resources.get(&key.resource) else { return };
         let namespace = resource.below.get(&key.namespace);
         let named = resource.named.get(&key.name);
@@ -64,7 +64,7 @@ impl Index {
         }
     }
 
-    pub(super) fn visit_all(&self, mut tell: impl FnMut(&Waiting)) {
+    pub(super) fn visit_all(&self, mut tell: impl FnMut(&Arc<Waiting>)) {
         let mut levels: Vec<&Level> = self.resources.values().collect();
         while let Some(level) = levels.pop() {
             level.here.iter().for_each(|(_, waiting)| tell(waiting));

@@ -214,3 +214,34 @@ async fn a_dropped_write_may_still_commit_and_writers_share_commits() {
     let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(0)).await.unwrap();
     assert_eq!(watch.next().await.unwrap().len(), 201);
 }
+
+/// Whoever acts on a change finds it in every read and in every other watch: a node agent that sees a Pod must not be
+/// told by a rights check, fed by a watch of its own, that there is no such Pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_handed_out_when_all_reads_and_watches_have_it() {
+    const WRITES: u64 = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut eager = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(0)).await.unwrap();
+    let mut other = store.watch(Scope::resource("mainstay.dev/sessions").within("ns"), Revision(0)).await.unwrap();
+    let reader = {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            let mut last = 0;
+            while last < WRITES {
+                // Polled hard from a thread of its own, so that it looks between the steps of a publication.
+                let Some(changes) = eager.next().now_or_never() else { continue };
+                last = changes.unwrap().last().unwrap().revision().0;
+                assert!(store.revision().0 >= last, "handed out before it was published");
+                let mut seen = other.progress().0;
+                while let Some(more) = other.next().now_or_never() {
+                    seen = more.unwrap().last().unwrap().revision().0;
+                }
+                assert!(seen.max(other.progress().0) >= last, "another watch does not have it yet");
+            }
+        })
+    };
+    let writes = (0..WRITES).map(|name| put(&store, create(&key("ns", &name.to_string()), "x")).map(Result::unwrap));
+    futures::future::join_all(writes.map(Box::pin)).await;
+    reader.join().unwrap();
+}
