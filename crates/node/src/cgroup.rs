@@ -238,8 +238,7 @@ pub fn of_instance(instance: &str) -> Vec<(String, PathBuf)> {
 pub(crate) fn leave_service() -> io::Result<()> {
     let own = own()?;
     for hierarchy in mounted()? {
-        let inside = own.iter().find(|(controllers, _)| *controllers == hierarchy.controllers);
-        let inside = inside.map_or("/", |(_, path)| path.as_str());
+        let inside = hierarchy.place_in(&own).unwrap_or("/");
         if inside == "/" || Path::new(inside).starts_with(Path::new("/").join(TOP)) {
             continue;
         }

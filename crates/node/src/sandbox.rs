@@ -23,6 +23,7 @@ pub mod workspace;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -90,8 +91,13 @@ fn isolated(launch: &Launch, outside: &mut Outside<'_>) -> Result<Inside, Sandbo
     let oom_score = File::options().write(true).open("/proc/self/oom_score_adj").ok();
     enter_new(Namespace::Cgroup).during("make a cgroup namespace")?;
     bring_loopback_up().during("bring the loopback interface up")?;
-    rustix::system::sethostname(launch.pod.name.as_bytes()).during("name the sandbox")?;
+    let name = hostname(&launch.pod.name);
+    rustix::system::sethostname(name.as_bytes()).during("name the sandbox")?;
     let owner = if full { launch.uid_base + INSIDE_ID } else { INSIDE_ID };
+    // So that it can open /dev/stdout and /dev/stderr anew, which are these.
+    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        std::os::unix::fs::fchown(stream, Some(owner), Some(owner)).during("give the output to the sandbox")?;
+    }
     let root = Root::new(launch, owner)?;
     root.fill()?;
     if full {
@@ -119,6 +125,13 @@ fn isolated(launch: &Launch, outside: &mut Outside<'_>) -> Result<Inside, Sandbo
         oom_score,
         in_force,
     })
+}
+
+/// A Pod's name may be longer than the kernel takes for a host's.
+pub(crate) fn hostname(pod: &str) -> &str {
+    let end = pod.char_indices().map(|(at, _)| at).take_while(|at| *at <= 63).last().unwrap_or(0);
+    let cut = if pod.len() <= 63 { pod } else { &pod[..end] };
+    cut.trim_end_matches(['-', '.'])
 }
 
 /// What a sandbox needs outside, made before its init process. Dropped with the sandbox gone.

@@ -28,6 +28,15 @@ impl Hierarchy {
     pub(super) fn controls(&self, controller: &str) -> bool {
         self.controllers.iter().any(|held| held == controller)
     }
+
+    /// Where a process is in this hierarchy, of the places that [`own`] tells.
+    pub(super) fn place_in<'a>(&self, own: &'a [(Vec<String>, String)]) -> Option<&'a str> {
+        let same = |names: &[String]| match self.version {
+            Version::V1 => names.len() == self.controllers.len() && names.iter().all(|name| self.controls(name)),
+            Version::V2 => names.is_empty(),
+        };
+        own.iter().find(|(names, _)| same(names)).map(|(_, path)| path.as_str())
+    }
 }
 
 /// All hierarchies of this host whose root is mounted.
@@ -66,10 +75,13 @@ fn parse_mounts(text: &str, controllers_of: impl Fn(&Path) -> String) -> Vec<Hie
 
 /// Where this process is: controllers of each hierarchy (none for the unified one) and path within it.
 pub(super) fn own() -> io::Result<Vec<(Vec<String>, String)>> {
-    let text = std::fs::read_to_string("/proc/self/cgroup")?;
+    Ok(parse_own(&std::fs::read_to_string("/proc/self/cgroup")?))
+}
+
+fn parse_own(text: &str) -> Vec<(Vec<String>, String)> {
     let split = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let named = |names: &str| names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    Ok(split.map(|(controllers, path)| (named(controllers), path.to_owned())).collect())
+    split.map(|(controllers, path)| (named(controllers), path.to_owned())).collect()
 }
 
 /// Has `controller` act on the children of each directory from `top` down to the parent of `top/name`.
@@ -119,5 +131,8 @@ mod tests {
         let (v1, v2) = (Version::V1, Version::V2);
         let wanted = [(v1, "memory"), (v1, "cpu,cpuacct"), (v1, "name=systemd"), (v2, "hugetlb")];
         assert_eq!(short, wanted.map(|(version, names)| (version, names.to_owned())));
+        let own = parse_own("4:memory:/a\n3:cpuacct,cpu:/b\n1:name=systemd:/system.slice/c.service\n0::/d:e\n");
+        let places: Vec<_> = found.iter().map(|held| held.place_in(&own).unwrap()).collect();
+        assert_eq!(places, ["/a", "/b", "/system.slice/c.service", "/d:e"]);
     }
 }

@@ -23,7 +23,7 @@ use rustix::mount::{
 };
 use rustix::process::pivot_root;
 
-use super::{During, SandboxError, etc, files};
+use super::{During, SandboxError, etc, files, hostname};
 use crate::launch::Launch;
 
 /// Looked for on the host; each is there or not.
@@ -61,7 +61,7 @@ impl<'a> Root<'a> {
         for name in SYSTEM {
             self.system(name).during(format!("bind /{name}"))?;
         }
-        etc::write(&self.dir.join("etc"), &self.launch.pod.name).during("make up /etc")?;
+        etc::write(&self.dir.join("etc"), hostname(&self.launch.pod.name)).during("make up /etc")?;
         self.bind_etc().during("bind parts of /etc")?;
         self.devices().during("make /dev")?;
         self.proc().during("mount /proc")?;

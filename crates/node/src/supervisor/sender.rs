@@ -1,5 +1,6 @@
 //! Sends the outbox: each message until it is accepted, in order.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ pub(crate) async fn send_all(mut api: Api, outbox: Arc<Outbox>) {
             // One of them is not acceptable: find out which, so that it holds up no other.
             Err(ApiError::Refused(..)) if batch.count > 1 => limit = 1,
             Err(error @ ApiError::Refused(..)) => {
-                tracing::error!(%error, "a message was refused; it stays in the log only");
+                writeln!(std::io::stderr(), "[mainstay: a message was refused; it is in this log only: {error}]").ok();
                 outbox.accepted(1);
             }
             Err(ApiError::Away(_)) => pace.pause().await,

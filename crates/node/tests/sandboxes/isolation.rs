@@ -39,3 +39,27 @@ async fn a_session_talks_from_inside() {
     assert_eq!(api.texts("agent"), ["got the prompt", "secret"]);
     drop(listening);
 }
+
+#[tokio::test]
+async fn ordinary_programs_work_inside() {
+    let bench = bench();
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; printf 'b\\na\\n' | sort; f=$(mktemp) && echo tmp > $f && cat $f; \
+                  printf '#!/bin/sh\\necho script\\n' > run; chmod +x run; ./run; /mainstay/files/tool; id -un; \
+                  perl -e 'use POSIX; printf \"%d cores\\n\", POSIX::sysconf(84)' | grep -o cores; \
+                  dd if=/dev/urandom of=/dev/null bs=1k count=1 2>/dev/null && echo devices; (sleep 0.01 & wait) && echo jobs; \
+                  echo x > /dev/shm/x && mkdir -p a/b && mv a/b c && ln c/../run hard && echo files; cat /etc/hostname";
+    let mut launch = bench.bare("programs", script);
+    launch.pod.name = format!("{}-1", "long".repeat(20));
+    let files = [("tool".to_owned(), "IyEvYmluL3NoCmVjaG8gdG9vbAo=".to_owned())].into();
+    launch.files.push(FileSet { mount: "/mainstay/files".into(), mode: 0o555, files });
+    let (record, output) = run(&launch).await;
+    assert_eq!(record.reason, ExitReason::Completed, "{record:?} {output}");
+    let mut lines: Vec<_> = output.lines().filter(|line| *line != "err").collect();
+    let hostname = lines.pop().unwrap();
+    assert_eq!(
+        lines,
+        ["out", "a", "b", "tmp", "script", "tool", "agent", "cores", "devices", "jobs", "files"],
+        "{output}"
+    );
+    assert!(output.contains("err\n") && hostname.len() == 63, "{output}");
+}
