@@ -69,6 +69,32 @@ struct Spec {
     node_name: String,
     #[serde(default)]
     volumes: Vec<Volume>,
+    #[serde(default)]
+    containers: Vec<Container>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    #[serde(default)]
+    env: Vec<Variable>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Variable {
+    value_from: Option<VariableSource>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VariableSource {
+    secret_key_ref: Option<SecretKey>,
+}
+
+#[derive(Deserialize)]
+struct SecretKey {
+    #[serde(default)]
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -164,17 +190,24 @@ impl Pods {
     }
 }
 
+fn secret_or_credential(name: &str) -> Reference {
+    match name.strip_prefix(CREDENTIAL_PREFIX) {
+        Some(credential) => (Kind::Credential, credential.into()),
+        None => (Kind::Secret, name.into()),
+    }
+}
+
 impl Pod {
     fn read(mut body: Body) -> Self {
         let finished = matches!(body.status.phase.as_str(), "Succeeded" | "Failed");
         let mut references = Vec::new();
         if !finished {
+            let variables = body.spec.containers.iter().flat_map(|container| &container.env);
+            let sources = variables.filter_map(|variable| variable.value_from.as_ref()?.secret_key_ref.as_ref());
+            references.extend(sources.map(|key| secret_or_credential(&key.name)));
             for volume in body.spec.volumes {
                 if let Some(secret) = volume.secret {
-                    references.push(match secret.secret_name.strip_prefix(CREDENTIAL_PREFIX) {
-                        Some(credential) => (Kind::Credential, credential.into()),
-                        None => (Kind::Secret, secret.secret_name.as_str().into()),
-                    });
+                    references.push(secret_or_credential(&secret.secret_name));
                 }
                 if let Some(config) = volume.config_map {
                     references.push((Kind::ConfigMap, config.name.as_str().into()));

@@ -1,0 +1,246 @@
+//! `mainstay demo`: one agent session on real input, end to end, with the control plane killed half-way.
+//!
+//! Everything it shows goes through the same program that a user runs: `serve`, `apply`, `messages`, `send`, `get`,
+//! `delete`. What it claims at the end it has checked; any check that fails makes the demo fail.
+
+pub mod args;
+mod follow;
+mod repo;
+mod stage;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use base64::Engine as _;
+use mainstay_api::phase::Phase;
+use mainstay_api::session::Session;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use args::DemoArgs;
+use follow::Messages;
+use repo::Repo;
+use stage::Stage;
+
+const PROJECT: &str = "ferry";
+const SESSION: &str = "fix-change";
+/// After this step of the agent the control plane is killed.
+const KILL_AFTER_STEP: u64 = 4;
+/// How long the control plane is away, so that one can see the agent work on.
+const AWAY: Duration = Duration::from_secs(1);
+/// Longest time for the whole session.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When what happened.
+struct Timeline {
+    created: Instant,
+    running: Option<Instant>,
+    first_message: Option<Instant>,
+    finished: Option<(Phase, Instant, Session)>,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// Whatever did not go as it should.
+pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let scratch = tempfile::Builder::new().prefix("mainstay-demo-").tempdir().context("make a temporary directory")?;
+    let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
+    std::fs::create_dir_all(&data_dir)?;
+
+    say("A git repository with a small program whose test fails");
+    let repo = Repo::create(&scratch.path().join("ferry")).await?;
+    let (passes, verdict) = repo.test().await?;
+    ensure!(!passes, "the demo's test was to fail at first");
+    tell(&format!("git log: {}", repo.show(&["log", "--oneline"]).await?));
+    tell(&format!("tests:   {verdict}"));
+
+    say("A control plane: mainstay serve, SQLite, TLS, one process");
+    let since = Instant::now();
+    let mut stage = Stage::open(&data_dir).await?;
+    tell(&format!("{} ready after {} ms (first start: makes its CA and keys)", stage.url()?, since.elapsed().as_millis()));
+
+    let outcome = timeout(PATIENCE, story(&mut stage, &repo, !args.no_kill)).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the session did not end in {} s", PATIENCE.as_secs())));
+    if outcome.is_err() {
+        show_log(&stage.log());
+    }
+    outcome?;
+
+    if args.keep {
+        let kept = scratch.keep();
+        stage.leave();
+        say("Left running, as asked");
+        tell(&format!("export KUBECONFIG={}", stage.kubeconfig().display()));
+        tell("mainstay get sessions -n ferry; kubectl get sessions -n ferry; mainstay status");
+        tell(&format!("when done: stop the server, then rm -r {}", kept.display()));
+        return Ok(());
+    }
+    clean_up(&mut stage).await?;
+    say(&format!("Done in {:.1} s. Nothing was lost, nothing was done twice, nothing is left over.", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()> {
+    say("Project, Credential, Agent and Session: mainstay apply -f -");
+    let manifests = manifests(&repo.bundle().await?);
+    let client = client(&stage.kubeconfig()).await?;
+    let mut phases = follow::phases(client, PROJECT, SESSION);
+    let created = Instant::now();
+    let applied = stage.run(&["apply", "-f", "-"], &manifests, &[("DEMO_GIT_TOKEN", "demo-token-not-a-secret")]).await?;
+    applied.lines().for_each(tell);
+
+    say("The agent's messages, live: mainstay messages fix-change -f");
+    let mut timeline = Timeline { created, running: None, first_message: None, finished: None };
+    let patch = converse(stage, kill, &mut timeline, &mut phases).await?;
+    while timeline.finished.is_none() {
+        note_phase(phases.recv().await.context("the watch of the session ended")?, &mut timeline);
+    }
+    let (phase, _, session) = timeline.finished.as_ref().context("the session has no end")?;
+    ensure!(*phase == Phase::Completed, "the session ended as {phase}: {:?}", session.status);
+    let attempts = session.status.as_ref().map(|status| status.attempts);
+    ensure!(attempts == Some(1), "the agent was started {attempts:?} times, not once");
+
+    say("What the agent did, applied to the repository here: git am");
+    repo.apply(&patch).await?;
+    repo.show(&["show", "--stat", "--patch", "--format=%h %an: %s", "HEAD"]).await?.lines().for_each(tell);
+    let (passes, verdict) = repo.test().await?;
+    ensure!(passes, "the tests still fail: {verdict}");
+    tell(&format!("tests:   {verdict}"));
+
+    say("The session: mainstay get session fix-change -o wide");
+    stage.run(&["get", "session", SESSION, "-n", PROJECT, "-o", "wide"], "", &[]).await?.lines().for_each(tell);
+    show_timeline(&timeline);
+    Ok(())
+}
+
+/// Shows the messages as they come, kills and restarts the control plane after step 4, and answers the agent's question.
+async fn converse(
+    stage: &mut Stage,
+    kill: bool,
+    timeline: &mut Timeline,
+    phases: &mut mpsc::Receiver<(Phase, Instant, Session)>,
+) -> anyhow::Result<String> {
+    let mut messages = Messages::follow(stage, PROJECT, SESSION)?;
+    let (mut steps, mut patch) = (0, None);
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message?,
+            phase = phases.recv() => {
+                note_phase(phase.context("the watch of the session ended")?, timeline);
+                continue;
+            }
+        };
+        show_message(&message);
+        let event = &message["data"];
+        let Some(step) = event["step"].as_u64() else { continue };
+        timeline.first_message.get_or_insert_with(Instant::now);
+        ensure!(step == steps + 1, "step {step} of the agent came after step {steps}");
+        steps = step;
+        if kill && step == KILL_AFTER_STEP {
+            kill_and_restart(stage).await?;
+        }
+        match event["type"].as_str() {
+            Some("question") => answer(stage).await?,
+            Some("patch") => patch = event["patch"].as_str().map(str::to_owned),
+            Some("result") => break,
+            _ => {}
+        }
+    }
+    tell(&format!("{} messages, numbered 1 to {} without a gap; {steps} steps of the agent, each once", messages.last(), messages.last()));
+    patch.context("the agent sent no patch")
+}
+
+async fn kill_and_restart(stage: &mut Stage) -> anyhow::Result<()> {
+    let pid = stage.kill().await?;
+    warn(&format!("SIGKILL to the control plane (pid {pid}). The sandbox and its agent go on."));
+    tokio::time::sleep(AWAY).await;
+    let took = stage.start().await?;
+    warn(&format!("After {} ms away it is started again: ready in {} ms.", AWAY.as_millis(), took.as_millis()));
+    Ok(())
+}
+
+async fn answer(stage: &Stage) -> anyhow::Result<()> {
+    tell("$ mainstay send fix-change 'Yes, go on.'");
+    stage.run(&["send", SESSION, "-n", PROJECT, "Yes, go on."], "", &[]).await.map(drop)
+}
+
+async fn clean_up(stage: &mut Stage) -> anyhow::Result<()> {
+    say("Cleaning up: mainstay delete project ferry");
+    stage.run(&["delete", "project", PROJECT], "", &[]).await?.lines().for_each(tell);
+    stage.stop().await?;
+    let left = stage.leftovers();
+    ensure!(left.is_empty(), "left over: {}", left.join("; "));
+    tell("the project, its namespace, sandboxes, files and processes are gone; the server ended with 0");
+    Ok(())
+}
+
+fn manifests(bundle: &[u8]) -> String {
+    let files = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": SESSION, "namespace": PROJECT },
+        "data": { "agent.py": include_str!("../demo/agent.py") },
+        "binaryData": { "repo.bundle": base64::engine::general_purpose::STANDARD.encode(bundle) },
+    });
+    let (before, session) = include_str!("../demo/manifests.yaml").rsplit_once("---\n").unwrap_or_default();
+    format!("{before}---\n{files}\n---\n{session}")
+}
+
+async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+fn note_phase((phase, at, session): (Phase, Instant, Session), timeline: &mut Timeline) {
+    match phase {
+        Phase::Running => drop(timeline.running.get_or_insert(at)),
+        phase if phase.is_terminal() => timeline.finished = Some((phase, at, session)),
+        _ => {}
+    }
+}
+
+fn show_message(message: &Value) {
+    let time = message["time"].as_str().and_then(|time| time.get(11..23)).unwrap_or_default();
+    let kind = message["data"]["type"].as_str().or(message["type"].as_str()).unwrap_or_default();
+    let text = message["text"].as_str().or(message["data"]["text"].as_str()).unwrap_or_default();
+    let text = if text.is_empty() { message["data"].to_string() } else { text.trim().replace('\n', "\n                                  ") };
+    tell(&format!("#{:<3} {time}  {kind:<10} {text}", message["number"]));
+}
+
+fn show_timeline(timeline: &Timeline) {
+    let since = |at: Option<Instant>| at.map_or_else(|| "-".to_owned(), |at| at.duration_since(timeline.created).as_millis().to_string());
+    say("Timeline, in ms since the manifests were handed to apply");
+    for (what, at) in [
+        ("created", Some(timeline.created)),
+        ("Running", timeline.running),
+        ("first message of the agent", timeline.first_message),
+        ("Completed", timeline.finished.as_ref().map(|(_, at, _)| *at)),
+    ] {
+        tell(&format!("{what:<28}{:>6}", since(at)));
+    }
+}
+
+fn show_log(path: &Path) {
+    let log = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    warn("The demo failed. The end of the server's log:");
+    lines[lines.len().saturating_sub(40)..].iter().copied().for_each(tell);
+}
+
+fn say(text: &str) {
+    use owo_colors::OwoColorize as _;
+    anstream::println!("\n{} {}", "==>".green().bold(), text.bold());
+}
+
+fn warn(text: &str) {
+    use owo_colors::OwoColorize as _;
+    anstream::println!("    {}", text.yellow());
+}
+
+fn tell(text: &str) {
+    anstream::println!("    {text}");
+}

@@ -1,0 +1,149 @@
+//! The demo's own server, as a process that can be killed and started again.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+/// Longest time for the server to become ready, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server and the command line that talks to it; both are this very program.
+pub struct Stage {
+    exe: PathBuf,
+    data_dir: PathBuf,
+    server: Option<Child>,
+    listen: String,
+}
+
+impl Stage {
+    /// Starts the server on a free port.
+    pub async fn open(data_dir: &Path) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("find this program")?;
+        let mut stage = Self { exe, data_dir: data_dir.to_owned(), server: None, listen: "127.0.0.1:0".to_owned() };
+        stage.start().await?;
+        // After a restart clients must find the server where it was.
+        let url = stage.url()?;
+        stage.listen = url.trim_start_matches("https://").to_owned();
+        Ok(stage)
+    }
+
+    /// Starts the server, and waits until it is ready.
+    pub async fn start(&mut self) -> anyhow::Result<Duration> {
+        let since = Instant::now();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let child = Command::new(&self.exe)
+            .args(["serve", "--listen", &self.listen, "--data-dir"])
+            .arg(&self.data_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start mainstay serve")?;
+        let child = self.server.insert(child);
+        let stdout = child.stdout.take().context("no output of mainstay serve")?;
+        let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if line.starts_with("ready") {
+                    return Ok(());
+                }
+            }
+            bail!("mainstay serve ended before it was ready; its log is {}", self.data_dir.join("../serve.log").display())
+        };
+        timeout(PATIENCE, ready).await.context("mainstay serve did not become ready in 30 s")??;
+        Ok(since.elapsed())
+    }
+
+    /// SIGKILL: no chance to tidy up. Returns the pid that was killed.
+    pub async fn kill(&mut self) -> anyhow::Result<u32> {
+        let mut child = self.server.take().context("the server is not running")?;
+        let pid = child.id().context("the server has ended already")?;
+        child.start_kill()?;
+        child.wait().await?;
+        Ok(pid)
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.server.take() else { return Ok(()) };
+        if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        }
+        let status = timeout(PATIENCE, child.wait()).await.context("the server did not end in 30 s")??;
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
+    }
+
+    /// The server goes on when this program ends.
+    pub fn leave(&mut self) {
+        if let Some(child) = self.server.take() {
+            std::mem::forget(child);
+        }
+    }
+
+    /// A command of this program against the server.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.exe);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command with input and a variable in its environment; what it prints.
+    pub async fn run(&self, arguments: &[&str], input: &str, env: &[(&str, &str)]) -> anyhow::Result<String> {
+        let mut command = self.command(arguments);
+        let mut child = command.envs(env.iter().copied()).stdin(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).await?;
+        }
+        let output = timeout(PATIENCE, child.wait_with_output()).await.context("the command did not end in 30 s")??;
+        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        ensure!(
+            output.status.success(),
+            "mainstay {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(text)
+    }
+
+    /// The kubeconfig that the server wrote.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+
+    /// Where the server's log goes.
+    pub fn log(&self) -> PathBuf {
+        self.data_dir.parent().unwrap_or(&self.data_dir).join("serve.log")
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.data_dir.join("endpoint")).context("read the server's endpoint")?.trim().to_owned())
+    }
+
+    /// Processes that still name the data directory in their command line, this one apart; and leftovers on disk.
+    pub fn leftovers(&self) -> Vec<String> {
+        let dir = self.data_dir.display().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let own = entry.file_name().to_str() == Some(std::process::id().to_string().as_str());
+            if !own && (command.contains(&dir) || command.contains("__shim")) {
+                found.push(format!("process {}: {command}", entry.file_name().display()));
+            }
+        }
+        for part in ["run", "pods", "workspaces"] {
+            let entries = std::fs::read_dir(self.data_dir.join("node").join(part));
+            found.extend(entries.into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()));
+        }
+        found
+    }
+}

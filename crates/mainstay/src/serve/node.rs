@@ -1,0 +1,87 @@
+//! Joins the node agent to the API server, in both directions: neither crate knows the other.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess};
+use mainstay_node::agent::logs::{self, LogError};
+use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay};
+use mainstay_node::sandbox::probe::probe;
+use mainstay_runtime::Tasks;
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
+
+use super::Base;
+
+/// Starts the node agent of this machine, and lets the API server reach its logs.
+pub async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()> {
+    let support = probe();
+    let isolation = support.isolation();
+    tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
+    let identity = Identity::node(mainstay_api::names::LOCAL_NODE);
+    let config = AgentConfig {
+        client: inprocess::client(server.clone(), identity, base.tasks.clone()),
+        api: relayed(server.clone(), base.tasks.clone()),
+        dir: base.dir.join("node"),
+        exe: std::env::current_exe().context("find this program")?,
+        tasks: base.tasks.clone(),
+        clock: base.clock.clone(),
+        fence: base.fence,
+        isolation,
+        support,
+        sandboxes: Arc::new(Shims),
+    };
+    let agent = tokio::task::spawn_blocking({
+        let runtime = tokio::runtime::Handle::current();
+        // Starting reads directories and starts tasks.
+        move || {
+            let _entered = runtime.enter();
+            agent::start(config)
+        }
+    });
+    server.set_node_link(Arc::new(Link(agent.await??)));
+    Ok(())
+}
+
+/// The API for requests out of sandboxes: each has to show its token, like one from a socket.
+fn relayed(server: ApiServer, tasks: Tasks) -> relay::Api {
+    let service = tower::service_fn(move |request: Request<relay::Body>| {
+        let serving = server.clone();
+        // On a task of its own: a sandbox that hangs up does not cut a write in its middle.
+        let answer = tasks.spawn("relayed-request", async move { serving.handle(request, Caller::Unknown).await });
+        async move {
+            let response: Response<_> = answer.await?;
+            Ok::<_, relay::BoxError>(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+        }
+    });
+    BoxCloneSyncService::new(service.map_err(|error: relay::BoxError| error))
+}
+
+/// The node agent as the API server sees it.
+struct Link(Handle);
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link(local)")
+    }
+}
+
+impl NodeLink for Link {
+    fn logs(&self, pod_uid: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, LinkError>> {
+        let pod_uid = pod_uid.to_owned();
+        let LogOptions { follow, tail_lines, since, timestamps, limit_bytes } = options;
+        let options = logs::LogOptions { follow, tail_lines, since, timestamps, limit_bytes };
+        Box::pin(async move {
+            self.0.logs(&pod_uid, options).await.map_err(|error| match error {
+                LogError::NoSuchLog => LinkError::NoSuchLog,
+                LogError::NotStarted => LinkError::NotStarted,
+                LogError::Io(error) => LinkError::Io(error),
+            })
+        })
+    }
+}
