@@ -31,7 +31,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::Client;
+use mainstay_api::{quantity, session};
 use mainstay_runtime::client::bounded_client;
+use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Clock, Tasks};
 use tokio::sync::watch;
 
@@ -48,6 +50,7 @@ use self::ranges::Ranges;
 use self::records::PodRecord;
 use crate::launch::{Isolation, PodRef};
 use crate::sandbox::probe::Support;
+use crate::sandbox::workspace;
 use crate::shim::{LOG_DIR, record};
 
 /// What a node agent is made of.
@@ -116,9 +119,28 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         sandboxes: config.sandboxes,
         workers: Mutex::default(),
     });
+    prepare_template(&shared);
     let work = shared.clone();
     shared.tasks.essential("node agent", |stop| dispatch::run(work, stop));
     Ok(Handle(shared))
+}
+
+/// Makes the template of the usual workspace ahead, so that the first sandbox does not pay for it.
+fn prepare_template(shared: &Arc<Shared>) {
+    if shared.host.isolation != Isolation::Full {
+        return;
+    }
+    let work = shared.clone();
+    shared.tasks.spawn("workspace template", async move {
+        let dir = work.layout.templates();
+        let made = work.blocking(move || {
+            let size = quantity::units(session::DEFAULT_WORKSPACE_SIZE).unwrap_or(1 << 30);
+            workspace::template(&dir, size, false)
+        });
+        if let Ok(Err(error)) = made.await {
+            tracing::warn!(error = chain_of(&error), "the template of a workspace could not be made ahead");
+        }
+    });
 }
 
 impl fmt::Debug for AgentConfig {

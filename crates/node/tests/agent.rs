@@ -1,6 +1,7 @@
 //! The node agent end to end: real shims, supervisors and agent processes; only the API is a small fake.
 //!
-//! The sandboxes are plain processes: what isolates them is tested elsewhere, and nothing here depends on it.
+//! Most sandboxes here are plain processes, since what an agent decides does not depend on what isolates them; those of
+//! `isolated` are as by default, and need root.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
@@ -10,6 +11,8 @@ mod bench;
 mod failures;
 #[path = "agent/fake_api.rs"]
 mod fake_api;
+#[path = "agent/isolated.rs"]
+mod isolated;
 #[path = "agent/life.rs"]
 mod life;
 #[path = "agent/restart.rs"]

@@ -70,6 +70,11 @@ impl Layout {
         self.pod(uid).join("pod.json")
     }
 
+    /// Empty workspaces by size, from which shims copy.
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
     /// All workspaces.
     pub(crate) fn workspaces(&self) -> PathBuf {
         self.root.join("workspaces")
@@ -82,7 +87,7 @@ impl Layout {
 
     /// Whose a workspace is.
     pub(crate) fn owner(&self, key: &str) -> PathBuf {
-        self.workspace(key).join("owner.json")
+        self.workspace(key).join("claim.json")
     }
 
     /// The id of this data directory, made on first use.

@@ -17,7 +17,7 @@ use super::view::View;
 use crate::launch::{ExitReason, RunState};
 
 /// How long a started sandbox's first heartbeat is waited for, so that one write says Running and Ready.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(150);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a run directory may be neither held nor recorded: the shim that has just made it is about to lock it.
 pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 /// Notices tell of every change; this only repairs what a lost one would hide.
@@ -126,7 +126,7 @@ pub(crate) fn plan(desired: &Desired, seen: &Observed, now: Timestamp) -> Plan {
     let end = match &seen.look {
         Look::Absent => return plan_absent(view, now),
         Look::Live(state) => return plan_live(view, state.as_deref(), seen, now),
-        Look::Ended(record) => End::recorded(record, now),
+        Look::Ended(record, state) => End::recorded(record, state.as_deref(), now),
         Look::Unrecorded(state) => {
             End::lost(state.as_deref(), "the sandbox's shim ended without a record: the result is lost", now)
         }
@@ -140,6 +140,9 @@ fn report_end(view: &View, end: &End, now: Timestamp) -> Plan {
 
 /// There is no object any more.
 fn plan_gone(confirmed: bool, seen: &Observed) -> Plan {
+    if matches!(seen.look, Look::Absent) && !seen.prepared {
+        return Plan { actions: Vec::new(), next: Next::Never };
+    }
     if !confirmed {
         return Plan::then_look([Action::Confirm]);
     }
@@ -148,7 +151,7 @@ fn plan_gone(confirmed: bool, seen: &Observed) -> Plan {
         // Nobody is left to wait for its last words.
         (Look::Live(_), true, None) => Plan::settled([Action::Stop(0)]),
         (Look::Live(_), true, Some(_)) => Plan::settled([]),
-        (Look::Absent | Look::Ended(_) | Look::Unrecorded(_), ..) => {
+        (Look::Absent | Look::Ended(..) | Look::Unrecorded(_), ..) => {
             Plan { actions: vec![Action::CleanUp], next: Next::Never }
         }
     }

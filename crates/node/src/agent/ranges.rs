@@ -1,6 +1,6 @@
 //! Host uid ranges: one of 65,536 per workspace, so that no sandbox can touch another's files even if one got out.
 //!
-//! A workspace keeps its range as long as it exists (`workspaces/KEY/owner.json`); one Pod at a time holds it. What is
+//! A workspace keeps its range as long as it exists (`workspaces/KEY/claim.json`); one Pod at a time holds it. What is
 //! on the disk is the truth: the table here is built from it at start.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ const END: u32 = 0xFFFF_0000;
 /// The uid and gid inside a sandbox that the agent process has.
 pub(crate) const INSIDE: u32 = 1000;
 
-/// Whose a workspace is: `owner.json` in its directory.
+/// Whose a workspace is: `claim.json` in its directory, beside what the shim keeps there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Owner {

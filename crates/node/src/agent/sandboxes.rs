@@ -21,8 +21,8 @@ pub enum Look {
     Absent,
     /// A shim holds it; its description is there once it has written one.
     Live(Option<Box<RunState>>),
-    /// No shim holds it, and its record is there.
-    Ended(Box<ExitRecord>),
+    /// No shim holds it, and its record is there; beside it what was known while it lived.
+    Ended(Box<ExitRecord>, Option<Box<RunState>>),
     /// No shim holds it, and nothing is recorded: the result is lost.
     Unrecorded(Option<Box<RunState>>),
 }
@@ -78,11 +78,18 @@ impl Sandboxes for Shims {
         if record::is_live(run_dir)? {
             return Ok(Look::Live(record::read_state(run_dir)?.map(Box::new)));
         }
-        if let Some(exit) = record::read_exit(run_dir)? {
-            return Ok(Look::Ended(Box::new(exit)));
+        let state = record::read_state(run_dir).unwrap_or_default().map(Box::new);
+        match record::read_exit(run_dir) {
+            Ok(Some(exit)) => return Ok(Look::Ended(Box::new(exit), state)),
+            Ok(None) => {}
+            // Written whole, so this is a damaged disk; to retry would hold its session up for ever.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                tracing::error!(dir = %run_dir.display(), %error, "an exit record cannot be understood");
+            }
+            Err(error) => return Err(error),
         }
         match std::fs::metadata(run_dir) {
-            Ok(_) => Ok(Look::Unrecorded(record::read_state(run_dir).unwrap_or_default().map(Box::new))),
+            Ok(_) => Ok(Look::Unrecorded(state)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Look::Absent),
             Err(error) => Err(error),
         }

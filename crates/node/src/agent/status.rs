@@ -32,6 +32,8 @@ pub(crate) struct End {
     pub(crate) started_at: Option<Timestamp>,
     /// When it ended.
     pub(crate) finished_at: Timestamp,
+    /// What of the isolation was in force.
+    pub(crate) isolation: Option<EffectiveIsolation>,
 }
 
 /// The word of a reason.
@@ -48,7 +50,7 @@ const fn word(reason: ExitReason) -> &'static str {
 
 impl End {
     /// As the shim recorded it.
-    pub(crate) fn recorded(record: &ExitRecord, now: Timestamp) -> Self {
+    pub(crate) fn recorded(record: &ExitRecord, state: Option<&RunState>, now: Timestamp) -> Self {
         Self {
             reason: word(record.reason),
             message: record.message.clone(),
@@ -56,6 +58,7 @@ impl End {
             signal: record.signal,
             started_at: record.started_at.as_deref().and_then(|time| time.parse().ok()),
             finished_at: record.finished_at.parse().unwrap_or(now),
+            isolation: isolation_of(state),
         }
     }
 
@@ -63,13 +66,34 @@ impl End {
     pub(crate) fn lost(state: Option<&RunState>, message: &str, now: Timestamp) -> Self {
         let started_at = state.and_then(|state| state.started_at.as_deref()).and_then(|time| time.parse().ok());
         let message = message.to_owned();
-        Self { reason: "Lost", message, exit_code: None, signal: None, started_at, finished_at: now }
+        Self {
+            reason: "Lost",
+            message,
+            exit_code: None,
+            signal: None,
+            started_at,
+            finished_at: now,
+            isolation: isolation_of(state),
+        }
     }
 
     /// Nothing was ever executed.
     pub(crate) fn never_started(reason: ExitReason, message: String, now: Timestamp) -> Self {
-        Self { reason: word(reason), message, exit_code: None, signal: None, started_at: None, finished_at: now }
+        Self {
+            reason: word(reason),
+            message,
+            exit_code: None,
+            signal: None,
+            started_at: None,
+            finished_at: now,
+            isolation: None,
+        }
     }
+}
+
+/// Known once the sandbox was started.
+fn isolation_of(state: Option<&RunState>) -> Option<EffectiveIsolation> {
+    state.filter(|state| state.started_at.is_some()).map(|state| state.isolation.clone())
 }
 
 /// The status of a Pod whose sandbox runs.
@@ -113,6 +137,9 @@ pub(crate) fn ended(view: &View, end: &End, now: Timestamp) -> PodStatus {
     };
     let state = ContainerState { terminated: Some(terminated), ..Default::default() };
     status.container_statuses = Some(vec![container(view, state, false, false)]);
+    if let Some(isolation) = &end.isolation {
+        set(&mut status, isolated(isolation), now);
+    }
     let why = if completed { "PodCompleted" } else { end.reason };
     set(&mut status, condition("Ready", false, why, ""), now);
     status

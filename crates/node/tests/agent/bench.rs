@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_node::agent::{AgentConfig, Handle, Shims, start};
 use mainstay_node::launch::{Isolation, Order, Verb};
-use mainstay_node::sandbox::probe::Support;
+use mainstay_node::sandbox::probe::{Support, probe};
 use mainstay_node::shim::{client, record};
 use mainstay_runtime::{Clock, Tasks};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ fn support() -> Support {
 pub(crate) struct Bench {
     dir: TempDir,
     pub(crate) api: FakeApi,
+    isolation: Isolation,
     fence: u64,
     running: Option<(Tasks, Handle)>,
 }
@@ -38,7 +39,17 @@ impl Bench {
 
     /// A bench whose agent does not run yet.
     pub(crate) fn idle() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), api: FakeApi::new(), fence: 0, running: None }
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, api: FakeApi::new(), isolation: Isolation::None, fence: 0, running: None }
+    }
+
+    /// A bench whose agent isolates its sandboxes as it does by default.
+    pub(crate) fn isolated() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test makes namespaces, mounts and cgroups: run it as root");
+        let mut bench = Self::idle();
+        bench.isolation = Isolation::Full;
+        bench.start();
+        bench
     }
 
     pub(crate) fn start(&mut self) {
@@ -52,8 +63,8 @@ impl Bench {
             tasks: tasks.clone(),
             clock: Clock::system(),
             fence: self.fence,
-            support: support(),
-            isolation: Isolation::None,
+            support: if self.isolation == Isolation::None { support() } else { probe() },
+            isolation: self.isolation,
             sandboxes: Arc::new(Shims),
         };
         self.running = Some((tasks, start(config).unwrap()));

@@ -35,7 +35,8 @@ async fn a_pod_runs_talks_ends_and_is_cleaned_up() {
     assert_eq!(bench.api.status_writes("fix-1").len(), 2);
     let tail = log(&bench, &uid, LogOptions { tail_lines: Some(1), ..LogOptions::default() }).await;
     assert_eq!(tail, "bye\n", "the log is there until the Pod goes");
-    assert!(!bench.path("node/pods").join(&uid).exists(), "but no socket and no token");
+    let own = bench.path("node/pods").join(&uid);
+    eventually("no socket and no token", || (!own.exists()).then_some(())).await;
     bench.api.delete("fix-1", 5);
     bench.gone("fix-1").await;
     let gone = bench.agent().logs(&uid, LogOptions::default()).await;

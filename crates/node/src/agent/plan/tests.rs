@@ -60,7 +60,7 @@ fn state() -> RunState {
 }
 
 fn ended(reason: ExitReason) -> Look {
-    Look::Ended(Box::new(ExitRecord {
+    let record = ExitRecord {
         pod: state().pod,
         reason,
         exit_code: None,
@@ -68,7 +68,8 @@ fn ended(reason: ExitReason) -> Look {
         message: "why".into(),
         started_at: Some(STARTED.into()),
         finished_at: NOW.into(),
-    }))
+    };
+    Look::Ended(Box::new(record), Some(Box::new(state())))
 }
 
 /// The plan in words: each action, with what a report says.
@@ -106,7 +107,7 @@ fn a_pod_goes_from_claim_to_ready() {
     assert_eq!(words(&pod(|_| ()), &absent), ["Start", "look"]);
     assert_eq!(words(&pod(|_| ()), &Observed { served: false, ..seen(live()) }), ["Serve", "look"]);
     assert_eq!(words(&pod(|_| ()), &seen(Look::Live(None))), ["rest"], "claimed, not started yet");
-    assert_eq!(words(&pod(|_| ()), &seen(live())), ["150ms"], "one write is to say Running and Ready");
+    assert_eq!(words(&pod(|_| ()), &seen(live())), ["500ms"], "one write is to say Running and Ready");
     assert_eq!(words(&pod(|_| ()), &Observed { heard: true, ..seen(live()) }), ["Running - ready=True", "rest"]);
     let slow = Observed { running_for: PATIENCE, ..seen(live()) };
     assert_eq!(words(&pod(|_| ()), &slow), ["Running - ready=False", "rest"]);
@@ -182,4 +183,5 @@ fn what_has_no_object_is_ended_only_after_a_live_read() {
     assert_eq!(words(&gone, &Observed { told_to_stop: Some(0), ..seen(live()) }), ["rest"]);
     assert_eq!(words(&gone, &seen(Look::Unrecorded(None))), ["CleanUp", "forget"]);
     assert_eq!(words(&gone, &seen(Look::Absent)), ["CleanUp", "forget"]);
+    assert_eq!(words(&suspected, &Observed { prepared: false, ..seen(Look::Absent) }), ["forget"], "nothing is left");
 }

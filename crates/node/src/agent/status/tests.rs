@@ -53,6 +53,7 @@ fn an_end_keeps_what_was_known_before() {
         signal: Some(9),
         started_at: Some(at(start)),
         finished_at: at("2026-01-01T00:00:05Z"),
+        isolation: None,
     };
     let status = serde_json::to_value(ended(&view, &end, at("2026-01-01T00:00:06Z"))).unwrap();
     assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("OOMKilled")));
@@ -63,6 +64,13 @@ fn an_end_keeps_what_was_known_before() {
     let types: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| &one["type"]).collect();
     assert_eq!(types, ["Isolated", "Ready"]);
     (end.reason, end.exit_code, end.signal) = ("Completed", Some(0), None);
+    end.isolation = Some(EffectiveIsolation { asked: Isolation::None, in_force: Vec::new() });
     let status = ended(&view, &end, at(start));
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Succeeded"), Some("Completed")));
+    let isolated = status.conditions.unwrap().remove(0);
+    assert_eq!(
+        (isolated.type_.as_str(), isolated.status.as_str()),
+        ("Isolated", "False"),
+        "also if it never was Running"
+    );
 }
