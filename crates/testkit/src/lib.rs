@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests share: a real server that can be killed.
+
+pub mod server;

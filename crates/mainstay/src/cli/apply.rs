@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::failure::{CliError, CliResult};
 use crate::connect::kinds::{KindInfo, Kinds};
-use crate::connect::{Call, CallError, Repeat, Server, ServerFlags, path};
+use crate::connect::{Call, CallError, Refusal, Repeat, Server, ServerFlags, path};
 use crate::manifest::{self, Document, Source};
+use crate::output::progress::Spinner;
 use crate::output::{self, Format};
 
 /// How long a project's namespace may take to appear.
@@ -200,6 +201,7 @@ impl Applier<'_> {
         loop {
             attempt += 1;
             let outcome = match self.server.get(path).await {
+                Ok(live) if live["metadata"]["deletionTimestamp"].is_string() => return Err(going(&live)),
                 Ok(live) => self.change(desired, &live, path).await,
                 // A namespace that is not there is a 404 too: the create says so.
                 Err(error) if error.is_not_found() => self.create(desired, collection).await,
@@ -255,6 +257,7 @@ impl Applier<'_> {
         let mut list = "/api/v1/namespaces".to_owned();
         path::with_query(&mut list, "fieldSelector", &format!("metadata.name={namespace}"));
         let what = format!("the namespace of project {namespace}");
+        let _spinner = Spinner::start(format!("waiting for {what}"));
         let active = |found: Option<&Value>| {
             found
                 .filter(|namespace| namespace["status"]["phase"].as_str().is_none_or(|phase| phase == "Active"))
@@ -277,6 +280,12 @@ pub(super) fn namespace_of(document: &Document, kind: &KindInfo, default: &str) 
         Some(name) => Ok(name.to_owned()),
         None => Ok(default.to_owned()),
     }
+}
+
+/// What is being deleted cannot become what a manifest says.
+fn going(live: &Value) -> CallError {
+    let name = live["metadata"]["name"].as_str().unwrap_or_default();
+    CallError::Refused(Refusal::local(409, format!("{name} is being deleted: apply it again when it is gone")))
 }
 
 /// Adds the place of each field that the server found wrong.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use mainstay_runtime::clock::Timestamp;
+use serde_json::Value;
 
 use super::failure::{CliError, CliResult};
 use crate::connect::watch::Comeback;
@@ -48,6 +49,10 @@ pub(crate) async fn run(args: &LogsArgs, flags: &ServerFlags) -> CliResult {
             Ok(()) if !args.follow || tail.is_over().await? => return Ok(()),
             Ok(()) => tokio::time::sleep(Duration::from_millis(50)).await,
             Err(StreamError::Output(error)) => return Err(error),
+            // The container is not there yet.
+            Err(StreamError::Call(error)) if args.follow && error.code() == Some(400) => {
+                tail.await_start(error).await?;
+            }
             Err(StreamError::Call(error)) if args.follow => comeback.pause(error).await?,
             Err(StreamError::Call(error)) => return Err(error.into()),
         }
@@ -149,6 +154,19 @@ impl Tail<'_> {
             written.map_err(|error| StreamError::Output(error.into()))?;
         }
         Ok(())
+    }
+
+    /// Waits until the Pod is no longer pending; when it is not, what the server said stands.
+    async fn await_start(&self, error: CallError) -> CliResult {
+        let mut list = format!("/api/v1/namespaces/{}/pods", path::encode(&self.server.namespace));
+        path::with_query(&mut list, "fieldSelector", &format!("metadata.name={}", self.pod));
+        let pending = |pod: &Value| pod["status"]["phase"].as_str().is_none_or(|phase| phase == "Pending");
+        let now = self.server.get(&pod_path(self.server, &self.pod)).await?;
+        if !pending(&now) {
+            return Err(error.into());
+        }
+        let started = |found: Option<&Value>| (!found.is_some_and(pending)).then_some(());
+        self.server.wait_for(&list, "the pod", None, started).await
     }
 
     /// Whether nothing more can come.

@@ -235,7 +235,10 @@ fn for_people(message: &Value) -> String {
     let lines: Vec<_> = said.split('\n').map(plain).collect();
     let again = if message["redelivered"] == true { " (redelivered)".dimmed().to_string() } else { String::new() };
     let room = " ".repeat(6_usize.saturating_sub(kind.len()) + 1);
-    format!("{}{}{room}{}{again}", head.dimmed(), coloured(&kind), lines.join(&format!("\n{indent}")))
+    let below = |line: &String| if line.is_empty() { String::new() } else { format!("{indent}{line}") };
+    let first = lines.first().map(String::as_str).unwrap_or_default();
+    let rest: Vec<_> = lines.iter().skip(1).map(|line| format!("\n{}", below(line))).collect();
+    format!("{}{}{room}{first}{}{again}", head.dimmed(), coloured(&kind), rest.concat())
 }
 
 fn coloured(kind: &str) -> String {

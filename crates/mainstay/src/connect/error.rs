@@ -56,6 +56,11 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal that needs no question to the server.
+    pub(crate) fn local(code: u16, message: String) -> Self {
+        Self { code, message, causes: Vec::new(), retry_after: None }
+    }
+
     /// Reads a Status object, or whatever else the body is.
     pub(crate) fn of(code: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let status: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -42,7 +42,7 @@ impl Comeback {
             return Err(error);
         }
         if self.attempt == 1 {
-            crate::output::note(format_args!("connection lost ({error}); trying again"));
+            crate::output::note("connection lost; trying again");
         }
         tokio::time::sleep(Duration::from_millis(50 << self.attempt.min(5))).await;
         self.attempt += 1;

@@ -24,6 +24,7 @@ pub(crate) fn desired(mut manifest: Value) -> Value {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(LAST_APPLIED);
         }
+        metadata.retain(|name, value| name != "annotations" || *value != json!({}));
     }
     if manifest["kind"] == "Secret"
         && manifest["apiVersion"] == "v1"

@@ -1,0 +1,84 @@
+//! The command line against a real server: what people and scripts see, and the exit codes.
+
+#[path = "cli/apply.rs"]
+mod apply;
+#[path = "cli/follow.rs"]
+mod follow;
+#[path = "cli/objects.rs"]
+mod objects;
+#[path = "cli/reach.rs"]
+mod reach;
+#[path = "cli/sessions.rs"]
+mod sessions;
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use mainstay_testkit::server::Server;
+use serde_json::Value;
+
+/// The program under test.
+const EXE: &str = env!("CARGO_BIN_EXE_mainstay");
+
+/// What a command left.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.out
+    }
+
+    /// The exit code, and what was said on standard error.
+    #[track_caller]
+    fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.err
+    }
+}
+
+fn finish(mut command: Command, input: &str) -> Done {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Done { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn server() -> Server {
+    Server::start(EXE).unwrap()
+}
+
+/// Runs a line, split at blanks.
+fn run(server: &Server, line: &str) -> Done {
+    finish(server.command(&line.split_whitespace().collect::<Vec<_>>()), "")
+}
+
+fn apply(server: &Server, manifest: &str) -> Done {
+    finish(server.command(&["apply", "-f", "-"]), manifest)
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn config(name: &str, data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  labels: {{app: {name}}}\ndata: {data}\n---\n"
+    )
+}
+
+/// A session in `default` that runs this shell script.
+fn session(name: &str, script: &str) -> String {
+    let command = Value::from(vec!["/bin/sh", "-c", script]);
+    format!(
+        "apiVersion: mainstay.dev/v1alpha1\nkind: Session\nmetadata: {{name: {name}}}\nspec: {{command: {command}}}\n---\n"
+    )
+}

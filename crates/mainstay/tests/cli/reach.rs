@@ -1,0 +1,66 @@
+use std::net::TcpListener;
+
+use super::*;
+
+#[test]
+fn a_server_that_is_not_there_is_told_with_the_way_out() {
+    let mut server = server();
+    server.stop().unwrap();
+    let said = run(&server, "get pods").failed(5);
+    assert!(
+        said.contains("cannot reach the server at https://127.0.0.1:") && said.contains("mainstay serve"),
+        "{said}"
+    );
+    let mut nowhere = Command::new(EXE);
+    nowhere.args(["get", "pods"]).env_clear().env("HOME", server.scratch()).env("MAINSTAY_DATA_DIR", server.data_dir());
+    let said = finish(nowhere, "").failed(5);
+    assert!(said.contains("no Mainstay server is running here") && said.contains("mainstay serve"), "{said}");
+    run(&server, "get pods --kubeconfig /none").failed(2);
+    assert_eq!(run(&server, "version --client").ok(), format!("client     {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_local_server_is_found_and_a_strangers_is_refused() {
+    let server = server();
+    let mut local = Command::new(EXE);
+    local.args(["version"]).env_clear().env("MAINSTAY_DATA_DIR", server.data_dir());
+    let said = finish(local, "").ok();
+    assert!(said.contains("server     ") && said.contains(&server.url().unwrap()), "{said}");
+
+    // Something that speaks HTTP, and is not ours.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let body = "{\"gitVersion\":\"v1.35.0\"}";
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+            drop(stream.write_all((head + body).as_bytes()));
+        }
+    });
+    let mut command = server.command(&["get", "pods", "--server", &format!("http://{address}")]);
+    command.env_remove("MAINSTAY_KUBECONFIG");
+    assert!(finish(command, "").failed(4).contains("is not a Mainstay server"));
+    // Its own certificate is not signed by anyone whom the system trusts.
+    let url = server.url().unwrap();
+    assert!(run(&server, &format!("get pods --server {url}")).failed(5).contains("certificate"));
+}
+
+#[test]
+fn status_and_completion_answer() {
+    let server = server();
+    let status = run(&server, "status").ok();
+    assert!(status.contains("Ready     yes") && status.contains("CHECK"), "{status}");
+    assert_eq!(json(&run(&server, "status -o json").ok())["ready"], true);
+    apply(&server, &config("some-name", "{}")).ok();
+    let complete = |words: &[&str]| {
+        let mut command = server.command(&[&["--", "mainstay"], words].concat());
+        command.env("COMPLETE", "fish");
+        finish(command, "").ok()
+    };
+    assert!(complete(&["get", "sess"]).contains("sessions"));
+    assert!(complete(&["get", "configmaps", "so"]).contains("some-name"));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(run(&server, &format!("completion {shell}")).ok().contains("mainstay"), "{shell}");
+    }
+}

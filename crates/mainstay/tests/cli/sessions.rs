@@ -1,0 +1,54 @@
+use super::*;
+
+#[test]
+fn a_session_is_started_talked_to_resumed_and_deleted() {
+    let server = server();
+    let agent = "apiVersion: mainstay.dev/v1alpha1\nkind: Agent\nmetadata: {name: echo}\n\
+        spec: {command: [/bin/sh, -c, 'while read line; do echo \"got $line in $PLACE\"; test \"$line\" = end && exit 0; done']}\n";
+    apply(&server, agent).ok();
+    let mut start =
+        server.command(&["start", "echo", "--name", "s", "--prompt", "-", "--env", "PLACE", "--keep", "-o", "json"]);
+    start.env("PLACE", "here");
+    let started = json(&finish(start, "first\n").ok());
+    assert_eq!((&started["spec"]["agent"], &started["spec"]["prompt"]), (&"echo".into(), &"first".into()));
+    assert_eq!(started["spec"]["env"][0]["value"], "here");
+    assert!(run(&server, "start echo --name s").failed(4).contains("already exists"));
+
+    let sent = run(&server, "send s end --id one -o json").ok();
+    let number = json(&sent)["messages"][0]["number"].clone();
+    assert_eq!(run(&server, "send s end --id one").ok(), format!("#{number} was sent before\n"));
+    let followed = run(&server, "messages s -f -o json").ok();
+    let texts: Vec<Value> = followed.lines().map(|line| json(line)["text"].clone()).collect();
+    for text in ["first", "end", "got first in here", "got end in here"] {
+        assert_eq!(texts.iter().filter(|one| **one == text).count(), 1, "{text}: {followed}");
+    }
+    let people = run(&server, "messages s").ok();
+    assert!(people.contains(" user   first\n") && people.contains(" agent  got first in here\n"), "{people}");
+    assert!(run(&server, "messages s --after 1").ok().lines().count() < people.lines().count());
+    assert!(run(&server, "logs s").ok().contains("got end in here"));
+
+    assert!(run(&server, "resume s").ok().contains("session.mainstay.dev/s resumed (run 2)"));
+    assert!(run(&server, "resume s").failed(4).contains("only one that has ended can be resumed"));
+    run(&server, "stop s --wait --timeout 60s").ok();
+    assert_eq!(json(&run(&server, "get session s -o json").ok())["status"]["phase"], "Stopped");
+    assert_eq!(run(&server, "stop s").ok(), "session.mainstay.dev/s stopped\n");
+    assert_eq!(run(&server, "delete session s --timeout 60s").ok(), "session.mainstay.dev/s deleted\n");
+    run(&server, "messages s").failed(3);
+}
+
+#[test]
+fn following_a_session_ends_as_the_session_does() {
+    let server = server();
+    let start =
+        |script: &str| finish(server.command(&["start", "--name", "x", "--follow", "--", "/bin/sh", "-c", script]), "");
+    let done = start("echo well; exit 0");
+    assert!(done.err.contains("session x is Completed"), "{done:?}");
+    assert!(done.ok().contains("agent  well"));
+    run(&server, "delete session x").ok();
+    let done = start("echo badly; exit 3");
+    assert!(done.failed(1).contains("session x is Failed"));
+    assert_eq!(run(&server, "start").failed(4).lines().count(), 1, "no agent, no command, no default");
+    run(&server, "logs none").failed(3);
+    run(&server, "stop none").failed(3);
+    run(&server, "send x").failed(2);
+}

@@ -1,0 +1,195 @@
+//! A real `mainstay serve`, as a process of its own that can be killed and started again.
+//!
+//! It listens on a free port of the loopback interface and keeps everything in a temporary directory. When it is
+//! dropped, the server and whatever it left running for that directory end, and the directory goes.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Longest time for the server to become ready, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    exe: PathBuf,
+    dir: TempDir,
+    listen: String,
+    child: Option<Child>,
+    env: Vec<(String, String)>,
+}
+
+impl Server {
+    /// Starts `exe serve` and waits until it is ready. Tests of the binary's crate pass
+    /// `env!("CARGO_BIN_EXE_mainstay")`.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(exe: impl AsRef<Path>) -> anyhow::Result<Self> {
+        Self::start_with(exe, &[])
+    }
+
+    /// The same with variables in the server's environment, such as armed fault points.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_with(exe: impl AsRef<Path>, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mainstay-test-").tempdir().context("make a temporary directory")?;
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let exe = exe.as_ref().to_owned();
+        let mut server = Self { exe, dir, listen: "127.0.0.1:0".to_owned(), child: None, env };
+        server.restart()?;
+        // From now on it is always at the same address, as a server of people's is.
+        server.url()?.trim_start_matches("https://").clone_into(&mut server.listen);
+        Ok(server)
+    }
+
+    /// Starts it again after [`Server::kill9`] or [`Server::stop`], at the same address.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the server is running already");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let mut child = Command::new(&self.exe)
+            .args(["serve", "--listen", &self.listen, "--data-dir"])
+            .arg(self.data_dir())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("start mainstay serve")?;
+        let stdout = child.stdout.take().context("no output of mainstay serve")?;
+        self.child = Some(child);
+        let (ready, is_ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("ready") && ready.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        let waited = is_ready.recv_timeout(PATIENCE);
+        waited.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))
+    }
+
+    /// Ends the server by SIGKILL. Sandboxes go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill9(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the server is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Ends the server by SIGTERM and waits for it.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end well.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the server is not running")?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        kill_process(pid, Signal::TERM)?;
+        let (ended, has_ended) = mpsc::channel();
+        let waiter = std::thread::spawn(move || drop(ended.send(child.wait())));
+        let status = has_ended.recv_timeout(PATIENCE).context("the server did not end")??;
+        drop(waiter);
+        ensure!(status.success(), "the server ended with {status}:\n{}", self.log_text());
+        Ok(())
+    }
+
+    /// The pid of the server, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Where it keeps everything.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A directory for the test's own files, which goes with the server.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    /// Its URL.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn url(&self) -> anyhow::Result<String> {
+        let url = std::fs::read_to_string(self.data_dir().join("endpoint")).context("read the server's endpoint")?;
+        Ok(url.trim().to_owned())
+    }
+
+    /// A command of the same program, that finds this server and no other.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.exe);
+        command.args(arguments).stdin(Stdio::null());
+        for name in ["KUBECONFIG", "MAINSTAY_DATA_DIR", "NO_COLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+        command.env("MAINSTAY_KUBECONFIG", self.kubeconfig()).env("TZ", "UTC");
+        command
+    }
+
+    /// A client with the admin's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        config.connect_timeout = Some(PATIENCE);
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("serve.log")
+    }
+
+    /// All that the server logged.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Processes that name the data directory in their command line.
+    pub fn processes(&self) -> Vec<u32> {
+        let dir = self.data_dir().display().to_string();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = |entry: &std::fs::DirEntry| {
+            std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir))
+        };
+        entries.filter(names).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            drop(self.kill9());
+        }
+        // Shims outlive their server; those of this directory have nobody left.
+        for pid in self.processes() {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                drop(kill_process(pid, Signal::KILL));
+            }
+        }
+    }
+}
