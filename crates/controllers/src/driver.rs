@@ -15,23 +15,26 @@ mod report;
 mod watch;
 
 use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use mainstay_runtime::{Clock, Tasks, bounded_client};
+use mainstay_runtime::{Clock, KeyBackoff, Tasks, bounded_client};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{FencingToken, Reconciler};
-use attempt::{Attempt, Done, Ended};
+use attempt::Attempt;
+pub(crate) use attempt::{Done, Ended, outcome_of};
 pub use metrics::{Counter, Metrics};
 pub use queue::{Moment, Outcome, Queue, Version, Wake, Woken};
-use watch::{Head, Role};
+use watch::{Feed, Role};
+pub(crate) use watch::{Head, run as watch_kind};
 pub use watch::{Key, Mapping, Targets, cluster_controller_of, controller_of, namespace_of};
 
 /// What a driver needs of its process.
@@ -46,23 +49,36 @@ pub struct Surroundings {
 }
 
 /// State between a driver's watches and its loop.
-pub(crate) struct Shared {
+pub(crate) struct Shared<K> {
     name: &'static str,
-    queue: Mutex<Queue<Key>>,
+    queue: Mutex<Queue<K>>,
     work: Notify,
     metrics: Arc<Metrics>,
 }
 
-impl Shared {
-    fn with_queue<T>(&self, work: impl FnOnce(&mut Queue<Key>) -> T) -> T {
+impl<K: Clone + Eq + Hash> Shared<K> {
+    pub(crate) fn new(name: &'static str, concurrency: usize, metrics: Arc<Metrics>) -> Self {
+        Self { name, queue: Mutex::new(Queue::new(concurrency)), work: Notify::new(), metrics }
+    }
+
+    fn with_queue<T>(&self, work: impl FnOnce(&mut Queue<K>) -> T) -> T {
         // The queue is consistent between its calls; a panic within one is a bug that tests would show.
         work(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn wake(&self, key: &Key, wake: Wake, version: Option<Version>) {
-        self.count(self.with_queue(|queue| queue.wake(key, wake, version)));
+    pub(crate) fn wake(&self, key: &K, wake: Wake, version: Option<Version>) {
+        match self.with_queue(|queue| queue.wake(key, wake, version)) {
+            Woken::Queued => {
+                self.metrics.queued.increment();
+                self.work.notify_one();
+            }
+            Woken::Coalesced => self.metrics.coalesced.increment(),
+            Woken::Ignored => self.metrics.ignored.increment(),
+        }
     }
+}
 
+impl Shared<Key> {
     fn wake_targets(&self, targets: &Targets, version: Option<Version>) {
         match targets {
             Targets::None => {}
@@ -75,21 +91,10 @@ impl Shared {
             }
         }
     }
-
-    fn count(&self, woken: Woken) {
-        match woken {
-            Woken::Queued => {
-                self.metrics.queued.increment();
-                self.work.notify_one();
-            }
-            Woken::Coalesced => self.metrics.coalesced.increment(),
-            Woken::Ignored => self.metrics.ignored.increment(),
-        }
-    }
 }
 
 /// A watch that is yet to be started.
-type Watch = Box<dyn FnOnce(Arc<Shared>, &Tasks) + Send>;
+type Watch = Box<dyn FnOnce(Arc<Shared<Key>>, &Tasks) + Send>;
 
 /// A reconciler with its watches, ready to run.
 pub struct Driver<R: Reconciler> {
@@ -108,7 +113,7 @@ impl<R: Reconciler> fmt::Debug for Driver<R> {
 impl<R: Reconciler> Driver<R> {
     /// A driver of this reconciler's kind in all namespaces. Needs a Tokio runtime.
     pub fn new(reconciler: R, client: Client) -> Self {
-        let watches = vec![watch_of::<R::Object>(&client, watcher::Config::default(), Role::Primary)];
+        let watches = vec![watch_of::<R::Object>(&client, Role::Primary)];
         Self { reconciler: Arc::new(reconciler), client, watches, metrics: Arc::default() }
     }
 
@@ -118,7 +123,7 @@ impl<R: Reconciler> Driver<R> {
     where
         K: Resource<DynamicType = ()> + Clone + fmt::Debug + 'static,
     {
-        self.watches.push(watch_of::<K>(&self.client, watcher::Config::default(), Role::Related(map)));
+        self.watches.push(watch_of::<K>(&self.client, Role::Related(map)));
         self
     }
 
@@ -129,36 +134,40 @@ impl<R: Reconciler> Driver<R> {
 
     /// Runs until told to stop, or until this control plane's term is over. An essential task of the process.
     pub fn start(self, surroundings: &Surroundings) {
-        let shared = Arc::new(Shared {
-            name: R::NAME,
-            queue: Mutex::new(Queue::new(R::CONCURRENCY)),
-            work: Notify::new(),
-            metrics: self.metrics,
-        });
+        let shared = Arc::new(Shared::new(R::NAME, R::CONCURRENCY, self.metrics));
         for start in self.watches {
             start(Arc::clone(&shared), &surroundings.tasks);
         }
-        let attempt = Attempt::new(self.reconciler, self.client, surroundings, Arc::clone(&shared.metrics));
+        let metrics = Arc::clone(&shared.metrics);
+        let attempt = Arc::new(Attempt::new(self.reconciler, self.client, surroundings, metrics));
         let tasks = surroundings.tasks.clone();
-        drop(surroundings.tasks.essential("driver", |stop| run(shared, attempt, tasks, stop)));
+        let work = move |key, backoff| Arc::clone(&attempt).run(key, backoff);
+        drop(surroundings.tasks.essential("driver", |stop| run(shared, work, tasks, stop)));
     }
 }
 
-fn watch_of<K>(client: &Client, config: watcher::Config, role: Role) -> Watch
+fn watch_of<K>(client: &Client, role: Role) -> Watch
 where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + 'static,
 {
     let api = Api::<Head<K>>::all_with(bounded_client(client.clone()), &());
     Box::new(move |shared, tasks| {
-        drop(tasks.essential("watch", |stop| watch::run(api, config, role, shared, stop)));
+        let told = (shared.name, Arc::clone(&shared.metrics));
+        let mut feed = Feed::new(role, shared);
+        drop(tasks.essential("watch", |stop| watch::run(api, told, move |event| feed.take(event), stop)));
     })
 }
 
 /// A finished attempt, or the panic of one.
-type Finished = (Key, Result<Ended, tokio::task::JoinError>);
+type Finished<K> = (K, Result<Ended<K>, tokio::task::JoinError>);
 
-async fn run<R: Reconciler>(shared: Arc<Shared>, attempt: Attempt<R>, tasks: Tasks, stop: CancellationToken) {
-    let attempt = Arc::new(attempt);
+/// Runs keys until told to stop, or until this control plane's term is over.
+pub(crate) async fn run<K, W, F>(shared: Arc<Shared<K>>, work: W, tasks: Tasks, stop: CancellationToken)
+where
+    K: Clone + Eq + Hash + fmt::Display + Send + 'static,
+    W: Fn(K, KeyBackoff) -> F,
+    F: Future<Output = Ended<K>> + Send + 'static,
+{
     let began = Instant::now();
     let mut running = FuturesUnordered::new();
     loop {
@@ -166,22 +175,21 @@ async fn run<R: Reconciler>(shared: Arc<Shared>, attempt: Attempt<R>, tasks: Tas
             queue.tick(began.elapsed());
             queue.next_due()
         });
-        while let Some((key, failures)) = shared.with_queue(|queue| {
+        while let Some((key, backoff)) = shared.with_queue(|queue| {
             let key = queue.start()?;
-            let failures = queue.failures(&key);
-            Some((key, failures))
+            let backoff = queue.failures(&key);
+            Some((key, backoff))
         }) {
             shared.metrics.reconciles.increment();
-            let work = Arc::clone(&attempt).run(key.clone(), failures);
-            let handle = tasks.spawn("reconcile", work);
+            let handle = tasks.spawn("reconcile", work(key.clone(), backoff));
             running.push(async move { (key, handle.await) });
         }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             Some(finished) = running.next(), if !running.is_empty() => {
-                if !conclude::<R>(&shared, finished, began.elapsed()) {
-                    tracing::error!(controller = R::NAME, "this control plane's term is over");
+                if !conclude(&shared, finished, began.elapsed()) {
+                    tracing::error!(controller = shared.name, "this control plane's term is over");
                     return;
                 }
             }
@@ -192,14 +200,17 @@ async fn run<R: Reconciler>(shared: Arc<Shared>, attempt: Attempt<R>, tasks: Tas
 }
 
 /// Hands an attempt's end to the queue; `false` when this control plane's term is over.
-fn conclude<R: Reconciler>(shared: &Shared, (key, result): Finished, now: Duration) -> bool {
+fn conclude<K>(shared: &Shared<K>, (key, result): Finished<K>, now: Duration) -> bool
+where
+    K: Clone + Eq + Hash + fmt::Display,
+{
     let (outcome, done) = match result {
         Ok(Ended::Fenced) => return false,
         Ok(Ended::With { outcome, done }) => (outcome, done),
         Err(error) => {
             // Its text went to standard error when it panicked.
             shared.metrics.panics.increment();
-            tracing::error!(controller = R::NAME, %key, %error, "reconcile panicked");
+            tracing::error!(controller = shared.name, %key, %error, "reconcile panicked");
             (Outcome::Failed(None), Done::default())
         }
     };

@@ -4,12 +4,14 @@
 //! are ordinary clients of the API: they hold a `kube::Client` and nothing else of the server.
 
 pub mod driver;
+pub mod garbage;
 mod kinds;
 pub mod namespace;
 pub mod objects;
 pub mod project;
 pub mod reconcile;
 pub mod session;
+pub mod token;
 
 use std::sync::Arc;
 
@@ -29,10 +31,15 @@ pub fn start(
     surroundings: &Surroundings,
     registry: &Registry,
 ) -> Vec<(&'static str, Arc<Metrics>)> {
+    let collector = garbage::Collector::new(clients("garbage-collector"), registry);
+    let collected = (garbage::NAME, collector.metrics());
+    collector.start(surroundings);
     vec![
+        collected,
         run(session::driver(clients("session-controller")), surroundings),
         run(project::driver(clients("project-controller")), surroundings),
         run(namespace::driver(clients("namespace-controller"), registry), surroundings),
+        run(token::driver(clients("token-controller"), &surroundings.clock), surroundings),
     ]
 }
 

@@ -43,10 +43,6 @@ fn doing<K: Resource<DynamicType = ()>>(verb: &str, key: &Key) -> String {
     format!("{verb} {} {key}", K::kind(&()))
 }
 
-fn unbuildable(error: kube::core::request::Error) -> Failure {
-    Failure::caused_by(Class::Terminal(Reason::Invalid), "build request", error)
-}
-
 fn unsendable(error: http::Error) -> Failure {
     Failure::caused_by(Class::Terminal(Reason::Invalid), "build request", error)
 }
@@ -55,6 +51,11 @@ impl Objects {
     /// Calls through this client.
     pub const fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// The failure of a request that could not even be put together.
+    pub(crate) fn unbuildable(error: kube::core::request::Error) -> Failure {
+        Failure::caused_by(Class::Terminal(Reason::Invalid), "build request", error)
     }
 
     /// The object, or `None` when there is none.
@@ -69,7 +70,7 @@ impl Objects {
         T: DeserializeOwned,
     {
         let request =
-            place::<K>(key.namespace.as_deref()).get(&key.name, &GetParams::default()).map_err(unbuildable)?;
+            place::<K>(key.namespace.as_deref()).get(&key.name, &GetParams::default()).map_err(Self::unbuildable)?;
         match bounded(self.client.request::<T>(request)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.class() == Class::Terminal(Reason::NotFound) => Ok(None),
@@ -83,7 +84,7 @@ impl Objects {
         params.label_selector = label.map(str::to_owned);
         let mut all = Vec::new();
         loop {
-            let request = place::<K>(namespace).list(&params).map_err(unbuildable)?;
+            let request = place::<K>(namespace).list(&params).map_err(Self::unbuildable)?;
             let page: ObjectList<K> =
                 bounded(self.client.request(request)).await.doing(format!("list {}", K::plural(&())))?;
             all.extend(page.items);
@@ -99,7 +100,8 @@ impl Objects {
         let body = serde_json::to_vec(object).map_err(|error| {
             Failure::caused_by(Class::Terminal(Reason::Invalid), doing::<K>("write out", key), error)
         })?;
-        let request = place::<K>(key.namespace.as_deref()).create(&PostParams::default(), body).map_err(unbuildable)?;
+        let request =
+            place::<K>(key.namespace.as_deref()).create(&PostParams::default(), body).map_err(Self::unbuildable)?;
         match bounded(self.client.request::<K>(request)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.class() == Class::Terminal(Reason::AlreadyExists) => Ok(None),
@@ -111,7 +113,7 @@ impl Objects {
     pub(crate) async fn merge<K: Known>(&self, key: &Key, body: &Value) -> Result<Effect, Failure> {
         let request = place::<K>(key.namespace.as_deref())
             .patch(&key.name, &PatchParams::default(), &Patch::Merge(body))
-            .map_err(unbuildable)?;
+            .map_err(Self::unbuildable)?;
         self.written(request, doing::<K>("patch", key)).await
     }
 
@@ -130,7 +132,7 @@ impl Objects {
     {
         let request = place::<K>(key.namespace.as_deref())
             .patch_subresource(part, &key.name, &PatchParams::default(), &Patch::Merge(body))
-            .map_err(unbuildable)?;
+            .map_err(Self::unbuildable)?;
         self.written(request, doing::<K>(&format!("write {part} of"), key)).await
     }
 
@@ -188,7 +190,7 @@ impl Objects {
         let mut params = ListParams::default().limit(PAGE);
         let mut all = Vec::new();
         loop {
-            let request = Request::new(collection).list(&params).map_err(unbuildable)?;
+            let request = Request::new(collection).list(&params).map_err(Self::unbuildable)?;
             let page: Page = self.call(request, format!("list {collection}")).await?;
             all.extend(page.items.into_iter().map(|head| head.metadata));
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -202,7 +204,7 @@ impl Objects {
     pub(crate) async fn delete_at(&self, collection: &str, name: &str, uid: Option<&str>) -> Result<Effect, Failure> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        let request = Request::new(collection).delete(name, &params).map_err(unbuildable)?;
+        let request = Request::new(collection).delete(name, &params).map_err(Self::unbuildable)?;
         self.deleted(request, format!("delete {collection}/{name}")).await
     }
 

@@ -22,20 +22,37 @@ const PARKED_RESYNC: Duration = Duration::from_mins(5);
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(crate) enum Ended<K> {
     /// This control plane's term is over.
     Fenced,
     /// With this outcome, after effects that returned these versions.
-    With { outcome: Outcome, done: Done },
+    With { outcome: Outcome, done: Done<K> },
 }
 
 /// What an attempt's effects tell the driver.
-#[derive(Debug, Default)]
-pub(super) struct Done {
+#[derive(Debug)]
+pub(crate) struct Done<K> {
     /// The versions that they returned.
-    pub(super) written: Vec<Version>,
+    pub(crate) written: Vec<Version>,
     /// Other keys to wake.
-    pub(super) wakes: Vec<Key>,
+    pub(crate) wakes: Vec<K>,
+}
+
+impl<K> Default for Done<K> {
+    fn default() -> Self {
+        Self { written: Vec::new(), wakes: Vec::new() }
+    }
+}
+
+/// What the queue is told of a failure of this class; `None` when this control plane's term is over.
+pub(crate) const fn outcome_of(class: Class) -> Option<Outcome> {
+    Some(match class {
+        Class::Fenced => return None,
+        Class::Conflict => Outcome::Conflict,
+        Class::Indeterminate => Outcome::Failed(None),
+        Class::Transient { retry_after } => Outcome::Failed(retry_after),
+        Class::Terminal(_) => Outcome::Parked(PARKED_RESYNC),
+    })
 }
 
 /// Everything that attempts of one driver share.
@@ -52,7 +69,7 @@ impl<R: Reconciler> Attempt<R> {
     }
 
     /// Reconciles the key once. `backoff` counts the failures before this one.
-    pub(super) async fn run(self: Arc<Self>, key: Key, backoff: KeyBackoff) -> Ended {
+    pub(super) async fn run(self: Arc<Self>, key: Key, backoff: KeyBackoff) -> Ended<Key> {
         let mut done = Done::default();
         let object = match self.read(&key).await {
             Ok(Some(object)) => object,
@@ -77,7 +94,7 @@ impl<R: Reconciler> Attempt<R> {
         self.objects.get(key).await
     }
 
-    async fn reconcile(&self, object: &R::Object, done: &mut Done) -> Result<Next, Failure> {
+    async fn reconcile(&self, object: &R::Object, done: &mut Done<Key>) -> Result<Next, Failure> {
         let deadline = Instant::now() + DEADLINE;
         let observed = in_time(deadline, "observe", self.reconciler.observe(object)).await?;
         let Plan { actions, next } = R::plan(object, &observed, self.surroundings.clock.now());
@@ -98,7 +115,7 @@ impl<R: Reconciler> Attempt<R> {
     }
 
     /// Takes back a failure that the object still tells of.
-    async fn succeeded(&self, key: &Key, object: &R::Object, done: &mut Done) {
+    async fn succeeded(&self, key: &Key, object: &R::Object, done: &mut Done<Key>) {
         if R::REPORTS && report::tells_of_failure(R::conditions(object)) {
             match report::write::<R::Object>(&self.objects, key, &Report::success(self.surroundings.clock.now())).await
             {
@@ -115,17 +132,11 @@ impl<R: Reconciler> Attempt<R> {
         object: Option<&R::Object>,
         mut backoff: KeyBackoff,
         failure: &Failure,
-        mut done: Done,
-    ) -> Ended {
+        mut done: Done<Key>,
+    ) -> Ended<Key> {
         let class = failure.class();
         self.metrics.failed(class);
-        let outcome = match class {
-            Class::Fenced => return Ended::Fenced,
-            Class::Conflict => Outcome::Conflict,
-            Class::Indeterminate => Outcome::Failed(None),
-            Class::Transient { retry_after } => Outcome::Failed(retry_after),
-            Class::Terminal(_) => Outcome::Parked(PARKED_RESYNC),
-        };
+        let Some(outcome) = outcome_of(class) else { return Ended::Fenced };
         backoff.fail(0.0);
         if class == Class::Conflict {
             tracing::debug!(controller = R::NAME, %key, error = failure.chain(), "reconcile lost a race");

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::index::{Index, Sighting};
+use super::metrics::Metrics;
 
 /// A list that has not shown anything for this long is begun anew.
 const LIST_STALL: Duration = Duration::from_mins(1);
@@ -136,21 +137,19 @@ pub(crate) enum Role {
     Related(Mapping),
 }
 
-/// Watches a kind until told to stop.
+/// Watches a kind until told to stop, and hands over what it shows.
 pub(crate) async fn run<K>(
     api: Api<Head<K>>,
-    config: watcher::Config,
-    role: Role,
-    shared: Arc<Shared>,
+    (name, metrics): (&'static str, Arc<Metrics>),
+    mut sink: impl FnMut(Event<Head<K>>) + Send,
     stop: CancellationToken,
 ) where
     K: Resource + Clone + fmt::Debug + 'static,
     K::DynamicType: Clone + fmt::Debug + Eq + std::hash::Hash,
 {
-    let mut feed = Feed { index: Index::default(), role, concerned: HashMap::new(), shared };
     let mut failures = 0_u32;
     loop {
-        let mut events = pin!(watcher::watcher(api.clone(), config.clone()));
+        let mut events = pin!(watcher::watcher(api.clone(), watcher::Config::default()));
         let mut listing = true;
         loop {
             let limit = if listing { LIST_STALL } else { Duration::MAX };
@@ -164,13 +163,14 @@ pub(crate) async fn run<K>(
                     listing = matches!(event, Event::Init | Event::InitApply(_));
                     // A list that only begins has not succeeded yet.
                     failures = if matches!(event, Event::Init) { failures } else { 0 };
-                    feed.take(event);
+                    metrics.events.increment();
+                    sink(event);
                 }
                 Ok(Some(Err(error))) => {
                     failures = failures.saturating_add(1);
-                    feed.shared.metrics.watch_failures.increment();
+                    metrics.watch_failures.increment();
                     let chain = mainstay_runtime::failure::chain_of(&error);
-                    tracing::warn!(controller = feed.shared.name, failures, error = chain, "watch failed");
+                    tracing::warn!(controller = name, failures, error = chain, "watch failed");
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(pause(failures, rand::random())) => {}
@@ -203,17 +203,21 @@ fn pause(failures: u32, random: f64) -> Duration {
     full / 2 + (full / 2).mul_f64(random)
 }
 
-struct Feed {
+/// Turns what a watch shows into wakes.
+pub(crate) struct Feed {
     index: Index,
     role: Role,
     /// Whom each related object concerned when it was last seen, for when it vanishes unseen.
     concerned: HashMap<Key, Targets>,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Key>>,
 }
 
 impl Feed {
-    fn take<K>(&mut self, event: Event<Head<K>>) {
-        self.shared.metrics.events.increment();
+    pub(crate) fn new(role: Role, shared: Arc<Shared<Key>>) -> Self {
+        Self { index: Index::default(), role, concerned: HashMap::new(), shared }
+    }
+
+    pub(crate) fn take<K>(&mut self, event: Event<Head<K>>) {
         match event {
             Event::Init => {
                 self.shared.metrics.lists.increment();
