@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
-/// Others take the device that was free a moment ago.
+/// Programs that do not take our lock take the device that was free a moment ago.
 const ATTEMPTS: usize = 64;
 
 /// The kernel's `struct loop_info64`.
@@ -48,6 +48,8 @@ impl LoopDevice {
     /// When the kernel offers no free device, or refuses the image.
     pub fn attach(image: &File) -> io::Result<Self> {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        // Between asking for a free device and taking it, every other sandbox that starts is told the same one.
+        rustix::fs::flock(&control, rustix::fs::FlockOperation::LockExclusive)?;
         for _ in 0..ATTEMPTS {
             // SAFETY: this request takes no argument.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };

@@ -203,3 +203,26 @@ async fn a_stop_is_graceful_first() {
     assert_eq!((record.reason, record.exit_code), (ExitReason::Stopped, Some(7)));
     assert!(log_text(&run_dir).contains("bye") && since.elapsed() < Duration::from_secs(20));
 }
+
+#[tokio::test]
+async fn many_may_start_at_once() {
+    let bench = bench();
+    let launches: Vec<_> = (0..60u32)
+        .map(|number| {
+            let mut launch = bench.bare(&format!("m{number}"), "echo up > file; sleep 0.5; cat file");
+            launch.uid_base = 300_000 + 65_536 * number;
+            launch
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for launch in &launches {
+            scope.spawn(|| start(launch));
+        }
+    });
+    for launch in &launches {
+        let record = ended(&launch.run_dir).await;
+        assert_eq!(record.reason, ExitReason::Completed, "{record:?}");
+        assert!(log_text(&launch.run_dir).contains("stdout F up"));
+    }
+    assert_eq!(left_over(&launches[0]), Vec::<String>::new());
+}
