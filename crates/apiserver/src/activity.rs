@@ -92,7 +92,8 @@ impl Activity {
             return Ok((seen != written).then_some(seen));
         }
         // The first look since the start: what was not written before the last server ended is in the store.
-        let failed = |error: &StoreError| ApiError::unavailable(format!("a session's activity cannot be read: {error}"));
+        let failed =
+            |error: &StoreError| ApiError::unavailable(format!("a session's activity cannot be read: {error}"));
         let row = server.store().run_row(uid).await.map_err(|error| failed(&error))?.unwrap_or_default();
         let last = server.store().messages(uid, u64::MAX >> 1, 1).await.map_err(|error| failed(&error))?.last;
         let seen = Seen { last_message: last, activity_ms: row.activity_ms };

@@ -28,7 +28,8 @@ impl Form {
     /// 406 when that is nothing that we have.
     pub(crate) fn of(call: &Call<'_>) -> ApiResult<Self> {
         let form = table::negotiate(&call.parts.headers).map_err(ApiError::not_acceptable)?;
-        let include = IncludeObject::parse(call.query.get("includeObject").unwrap_or("")).map_err(ApiError::bad_request)?;
+        let include =
+            IncludeObject::parse(call.query.get("includeObject").unwrap_or("")).map_err(ApiError::bad_request)?;
         Ok(Self { form, include })
     }
 

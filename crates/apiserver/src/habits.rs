@@ -60,7 +60,9 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
     match entry.habit {
         Habit::Secret => object::draft(entry, &secret::seal(server, entry, opened)?),
         Habit::Credential => object::draft(entry, &credential::seal(server, entry, opened)?),
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => object::draft(entry, opened),
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {
+            object::draft(entry, opened)
+        }
     }
 }
 
@@ -88,7 +90,9 @@ pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -
             credential::hide(&mut value);
             object::to_bytes(&value)
         }
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => Ok(stored.body.clone()),
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {
+            Ok(stored.body.clone())
+        }
     }
 }
 

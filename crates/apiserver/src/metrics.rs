@@ -56,6 +56,7 @@ struct Stored {
 /// One request under observation.
 #[derive(Debug)]
 pub(crate) struct Observation {
+    in_flight: Gauge,
     start: Instant,
     seen: (&'static str, &'static str, &'static str),
 }
@@ -65,6 +66,13 @@ impl Observation {
     pub(crate) fn set(&mut self, verb: Verb, entry: Option<&Arc<Entry>>) {
         let (group, resource) = entry.map_or(("", ""), |entry| (entry.kind.group, entry.kind.plural));
         self.seen = (verb.as_str(), group, resource);
+    }
+}
+
+/// A request whose caller went away is over, too.
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.in_flight.dec();
     }
 }
 
@@ -91,12 +99,11 @@ impl Metrics {
     /// A request has come in.
     pub(crate) fn begin(&self) -> Observation {
         self.in_flight.inc();
-        Observation { start: Instant::now(), seen: ("other", "", "") }
+        Observation { in_flight: self.in_flight.clone(), start: Instant::now(), seen: ("other", "", "") }
     }
 
     /// It was answered.
     pub(crate) fn end(&self, observation: &Observation, code: StatusCode) {
-        self.in_flight.dec();
         let (verb, group, resource) = observation.seen;
         self.requests.get_or_create(&Requests { verb, group, resource, code: code.as_u16() }).inc();
         self.latency.get_or_create(&Latency { verb }).observe(observation.start.elapsed().as_secs_f64());

@@ -136,7 +136,11 @@ pub(crate) fn spec_differs(a: &Value, b: &Value) -> bool {
         object.as_object().into_iter().flatten().filter(|(name, _)| is_spec(name)).count()
     };
     counted(a) != counted(b)
-        || a.as_object().into_iter().flatten().filter(|(name, _)| is_spec(name)).any(|(name, value)| b.get(name) != Some(value))
+        || a.as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| is_spec(name))
+            .any(|(name, value)| b.get(name) != Some(value))
 }
 
 fn is_spec(name: &str) -> bool {

@@ -217,7 +217,11 @@ impl<'a> Query<'a> {
 }
 
 fn form_decode(text: &str) -> ApiResult<Cow<'_, str>> {
-    if text.contains('+') { decode(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned())) } else { decode(text) }
+    if text.contains('+') {
+        decode(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+    } else {
+        decode(text)
+    }
 }
 
 #[cfg(test)]

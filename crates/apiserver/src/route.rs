@@ -60,12 +60,7 @@ where
 }
 
 /// Paths that are no resources: documents and metrics.
-async fn other(
-    server: &ApiServer,
-    parts: &Parts,
-    path: &str,
-    identity: &Identity,
-) -> ApiResult<Response<Body>> {
+async fn other(server: &ApiServer, parts: &Parts, path: &str, identity: &Identity) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
@@ -91,7 +86,11 @@ fn check_place(call: &Call<'_>) -> ApiResult<()> {
 }
 
 async fn permit(call: &Call<'_>, verb: Verb) -> ApiResult<()> {
-    if call.server.access().allows(call.identity, &attributes_of(call.path, verb)).await? { Ok(()) } else { Err(refusal(call, verb)) }
+    if call.server.access().allows(call.identity, &attributes_of(call.path, verb)).await? {
+        Ok(())
+    } else {
+        Err(refusal(call, verb))
+    }
 }
 
 /// What RBAC is asked about a path.
@@ -144,7 +143,7 @@ where
     match (part, verb) {
         (Part::Main | Part::Status, Verb::Get) => verbs::read::get(call).await,
         (_, Verb::Update) => verbs::patch::update(call, part, body.await?).await,
-        (Part::Main | Part::Status, Verb::Patch) => verbs::patch::patch(call, part, body.await?).await,
+        (_, Verb::Patch) => verbs::patch::patch(call, part, body.await?).await,
         (Part::Main, Verb::List) => verbs::list::list(call).await,
         (Part::Main, Verb::Watch) => verbs::watch::watch(call).await,
         (Part::Main, Verb::Create) if call.path.name.is_none() => verbs::create::create(call, body.await?).await,

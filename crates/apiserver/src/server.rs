@@ -26,9 +26,9 @@ use crate::metrics::Metrics;
 use crate::nodelink::NodeLink;
 use crate::request::{Query, ResourcePath};
 use crate::respond;
+use crate::route;
 use crate::status::{About, ApiError};
 use crate::sub::heartbeat::Turns;
-use crate::route;
 
 /// What a server is made of.
 pub struct Config {

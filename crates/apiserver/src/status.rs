@@ -218,8 +218,7 @@ impl ApiError {
         } else {
             format!("{}.{}", about.kind.kind, about.kind.group)
         };
-        let mut error =
-            Self::new(422, "Invalid", format!("{kind} \"{}\" is invalid: {list}", about.name)).about(about);
+        let mut error = Self::new(422, "Invalid", format!("{kind} \"{}\" is invalid: {list}", about.name)).about(about);
         let details = error.0.details.get_or_insert_default();
         about.kind.kind.clone_into(&mut details.kind);
         details.causes = errors
@@ -265,8 +264,9 @@ impl ApiError {
                 Self::too_large(format!("{about} would take {size} bytes, more than the limit of {limit}"))
             }
             StoreError::Busy => Self::too_many_requests("too many writes are waiting; try again later"),
-            StoreError::Full => Self::new(507, "InsufficientStorage", error.to_string())
-                .retry_after(Duration::from_secs(5)),
+            StoreError::Full => {
+                Self::new(507, "InsufficientStorage", error.to_string()).retry_after(Duration::from_secs(5))
+            }
             StoreError::Closed | StoreError::Locked => Self::unavailable(error.to_string()),
             StoreError::NewerSchema { .. } => Self::internal(error),
             // The write may or may not be stored: 504, so that the caller looks before it repeats.
@@ -283,13 +283,10 @@ impl ApiError {
             StoreError::Expired { asked, floor } => {
                 Self::expired(format!("too old resource version: {asked} ({floor})"))
             }
-            StoreError::Future { asked, current } => {
-                Self::timeout(format!("Too large resource version: {asked}, current: {current}")).with_cause(
-                    "ResourceVersionTooLarge",
-                    "",
-                    "Too large resource version",
-                )
-            }
+            StoreError::Future { asked, current } => Self::timeout(format!(
+                "Too large resource version: {asked}, current: {current}"
+            ))
+            .with_cause("ResourceVersionTooLarge", "", "Too large resource version"),
             other => Self::unavailable(other.to_string()),
         }
     }

@@ -116,7 +116,8 @@ fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
     for (at, owner) in list.iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner[field].as_str().is_none_or(str::is_empty) {
-                errors.push(FieldError::required(format!("metadata.ownerReferences[{at}].{field}"), "must not be empty"));
+                errors
+                    .push(FieldError::required(format!("metadata.ownerReferences[{at}].{field}"), "must not be empty"));
             }
         }
     }

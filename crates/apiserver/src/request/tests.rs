@@ -38,7 +38,8 @@ fn what_is_no_resource_is_other_or_not_found() {
     for path in ["/", "/api", "/api/v1", "/apis", "/apis/g", "/apis/g/v1", "/healthz", "/openapi/v3"] {
         assert!(matches!(target(path), Ok(Target::Other(_))), "{path}");
     }
-    for path in ["/api/v1/pods/a/b/c", "/api/v1//pods", "/api/v1/namespaces/a/pods/p/log/x", "/api/v1/namespaces//pods"] {
+    for path in ["/api/v1/pods/a/b/c", "/api/v1//pods", "/api/v1/namespaces/a/pods/p/log/x", "/api/v1/namespaces//pods"]
+    {
         assert_eq!(target(path).unwrap_err().code(), 404, "{path}");
     }
     assert_eq!(target("/api/v1/pods/%ff").unwrap_err().code(), 400);

@@ -38,7 +38,8 @@ struct Heartbeat {
     cursor_only: bool,
 }
 
-/// Heartbeats of one session are taken one after the other, so that a cursor never goes back.
+/// Things that are done one after the other for each name: heartbeats of a session, so that a cursor never goes back.
+/// Names may share a turn; nobody takes two.
 #[derive(Debug)]
 pub(crate) struct Turns([Mutex<()>; 64]);
 
@@ -49,7 +50,8 @@ impl Default for Turns {
 }
 
 impl Turns {
-    async fn take(&self, uid: &str) -> MutexGuard<'_, ()> {
+    /// Waits for the turn of this name.
+    pub(crate) async fn take(&self, uid: &str) -> MutexGuard<'_, ()> {
         let at = uid.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         self.0[at % self.0.len()].lock().await
     }

@@ -9,8 +9,10 @@ use mainstay_runtime::Timestamp;
 use serde_json::Value;
 
 use crate::body::{Body, BodyError};
+use crate::holder::Holder;
 use crate::nodelink::{LinkError, LogOptions};
 use crate::object;
+use crate::request::Verb;
 use crate::respond;
 use crate::server::Call;
 use crate::status::{ApiError, ApiResult};
@@ -29,12 +31,12 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let permit = if follow { Some(call.server.gate().enter(call.identity)?) } else { None };
     let log = link.logs(&stored.meta.uid, options).await.map_err(|error| failure(call, &container, &error))?;
     let life = tokio::time::sleep(call.server.limits().watch_life);
-    let stop = call.server.tasks().stopping();
+    let withdrawn = Holder::of(call, Verb::Get).withdrawn(call.server.clone());
     let bytes = log
         .map(|chunk| chunk.map_err(BodyError::from))
         .take_until(async move {
             tokio::select! {
-                () = stop.cancelled_owned() => {}
+                () = withdrawn => {}
                 () = life => {}
             }
         })
@@ -52,14 +54,17 @@ fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
         return Err(ApiError::bad_request("previous: a Pod of this server runs once; there is no earlier log"));
     }
     let since = match (query.number::<u64>("sinceSeconds")?, query.get("sinceTime")) {
-        (Some(_), Some(_)) => return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be specified")),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be specified"));
+        }
         (Some(seconds), None) => {
             let now = call.server.clock().now();
             Some(now.checked_sub(Duration::from_secs(seconds)).unwrap_or(Timestamp::UNIX_EPOCH))
         }
-        (None, Some(text)) => {
-            Some(text.parse().map_err(|_| ApiError::bad_request(format!("sinceTime: {text:?} is not a time of RFC 3339")))?)
-        }
+        (None, Some(text)) => Some(
+            text.parse()
+                .map_err(|_| ApiError::bad_request(format!("sinceTime: {text:?} is not a time of RFC 3339")))?,
+        ),
         (None, None) => None,
     };
     Ok(LogOptions {
@@ -74,9 +79,9 @@ fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
 fn container(call: &Call<'_>, pod: &Value) -> ApiResult<String> {
     let mut names = pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
     let found = match call.query.get("container") {
-        Some(asked) => names.find(|name| *name == asked).ok_or_else(|| {
-            ApiError::bad_request(format!("container {asked} is not valid for pod {}", call.name()))
-        })?,
+        Some(asked) => names
+            .find(|name| *name == asked)
+            .ok_or_else(|| ApiError::bad_request(format!("container {asked} is not valid for pod {}", call.name())))?,
         None => names.next().unwrap_or_default(),
     };
     Ok(found.to_owned())

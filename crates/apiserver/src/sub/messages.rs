@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use mainstay_runtime::Timestamp;
@@ -18,7 +18,9 @@ use crate::activity::Seen;
 use crate::body::Body;
 use crate::content;
 use crate::gate::Permit;
+use crate::holder::Holder;
 use crate::object;
+use crate::request::Verb;
 use crate::respond;
 use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
@@ -128,7 +130,11 @@ fn check(call: &Call<'_>, session: &Object, incoming: &Incoming) -> ApiResult<()
             )));
         }
         if own == (kind == "user") {
-            let why = if own { "a session's own token does not speak for its users" } else { "only the session itself sends these" };
+            let why = if own {
+                "a session's own token does not speak for its users"
+            } else {
+                "only the session itself sends these"
+            };
             return Err(ApiError::forbidden(call.about(call.name()), format_args!("messages of type {kind:?}: {why}")));
         }
     }
@@ -146,7 +152,10 @@ fn stored(message: &IncomingMessage, time: &str) -> ApiResult<NewMessage> {
     })
     .map_err(ApiError::internal)?;
     if body.len() > MAX_MESSAGE {
-        return Err(ApiError::too_large(format!("message {:?} is larger than the limit of {MAX_MESSAGE} bytes", message.id)));
+        return Err(ApiError::too_large(format!(
+            "message {:?} is larger than the limit of {MAX_MESSAGE} bytes",
+            message.id
+        )));
     }
     Ok(NewMessage { id: message.id.as_str().into(), kind: message.kind.as_str().into(), body: body.into() })
 }
@@ -197,8 +206,12 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
         _permit: if follow { Some(call.server.gate().enter(call.identity)?) } else { None },
     };
     let lines = stream::unfold(reader, |mut reader| async move { reader.next().await.map(|chunk| (chunk, reader)) });
-    let media = HeaderValue::from_static("application/x-ndjson");
-    Ok(respond::with_type(StatusCode::OK, media, Body::stream(lines)))
+    let body = if follow {
+        Body::stream(lines.take_until(Holder::of(call, Verb::Get).withdrawn(call.server.clone())))
+    } else {
+        Body::stream(lines)
+    };
+    Ok(respond::with_type(StatusCode::OK, HeaderValue::from_static("application/x-ndjson"), body))
 }
 
 async fn counter(call: &Call<'_>, session: &Object) -> ApiResult<tokio::sync::watch::Receiver<u64>> {
@@ -256,7 +269,9 @@ impl Reader {
             if !self.follow || !self.wait().await {
                 return None;
             }
-            if Instant::now() < self.deadline && self.counter.as_ref().is_some_and(|counter| !counter.has_changed().unwrap_or(false)) {
+            if Instant::now() < self.deadline
+                && self.counter.as_ref().is_some_and(|counter| !counter.has_changed().unwrap_or(false))
+            {
                 return Some(Ok(Bytes::from_static(b"\n")));
             }
         }

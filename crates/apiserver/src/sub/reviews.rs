@@ -88,7 +88,9 @@ pub(crate) async fn answer(
     let (version, kind) = review.kind();
     for (field, expected) in [("apiVersion", version), ("kind", kind)] {
         if parsed.get(field).is_some_and(|found| found != expected) {
-            return Err(ApiError::bad_request(format!("the {field} in the data does not match the expected {expected:?}")));
+            return Err(ApiError::bad_request(format!(
+                "the {field} in the data does not match the expected {expected:?}"
+            )));
         }
     }
     let spec = &parsed["spec"];
@@ -144,9 +146,12 @@ async fn rules(server: &ApiServer, identity: &Identity, namespace: &str) -> ApiR
     if namespace.is_empty() {
         return Err(ApiError::bad_request("spec.namespace: no namespace on request"));
     }
-    let held = server.access().authorizer.rules_for(identity, namespace).await.map_err(|error| {
-        ApiError::unavailable(format!("the caller's rights cannot be read: {error}"))
-    })?;
+    let held = server
+        .access()
+        .authorizer
+        .rules_for(identity, namespace)
+        .await
+        .map_err(|error| ApiError::unavailable(format!("the caller's rights cannot be read: {error}")))?;
     let (resources, paths): (Vec<_>, Vec<_>) = held.rules.iter().partition(|rule| rule.non_resource_urls.is_empty());
     Ok(json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": held.incomplete}))
 }

@@ -12,6 +12,7 @@ use crate::body::Body;
 use crate::content;
 use crate::habits;
 use crate::object;
+use crate::quota;
 use crate::server::Call;
 use crate::status::{ApiError, ApiResult};
 use crate::verbs::read;
@@ -39,7 +40,10 @@ pub(crate) async fn create(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     let generate = prepare(call, &mut value)?;
     let place = call.server.place(call.entry, &namespace, object::text(&value, "name")).await?;
     complete(call, &mut value, options, &mut warnings).await?;
-    let created = if options.dry_run { pretend(call, &value).await? } else { store(call, &mut value, generate).await? };
+    let turn = quota::admit(call, &value).await?;
+    let created =
+        if options.dry_run { pretend(call, &value).await? } else { store(call, &mut value, generate).await? };
+    drop(turn);
     if !options.dry_run {
         place.confirm(call, &created).await?;
     }
@@ -108,7 +112,9 @@ async fn store(call: &Call<'_>, value: &mut Value, generate: Option<String>) -> 
             Err(StoreError::Exists(_)) if generate.is_some() => {
                 object::set(value, "name", draw_name(generate.as_deref().unwrap_or_default()));
             }
-            other => return other.map_err(|error| ApiError::from_store(&error, call.about(object::text(value, "name")))),
+            other => {
+                return other.map_err(|error| ApiError::from_store(&error, call.about(object::text(value, "name"))));
+            }
         }
     }
     Err(ApiError::already_exists(call.about(object::text(value, "name"))))
@@ -138,12 +144,7 @@ impl crate::ApiServer {
     ///
     /// # Errors
     /// 404 when there is none, 403 when it is terminating.
-    pub(crate) async fn place(
-        &self,
-        entry: &crate::catalog::Entry,
-        namespace: &str,
-        name: &str,
-    ) -> ApiResult<Place> {
+    pub(crate) async fn place(&self, entry: &crate::catalog::Entry, namespace: &str, name: &str) -> ApiResult<Place> {
         let Some(namespaces) = self.catalog().of_group("", "namespaces").filter(|_| entry.kind.namespaced) else {
             return Ok(Place(None));
         };
@@ -201,4 +202,3 @@ impl Place {
         }
     }
 }
-

@@ -60,9 +60,8 @@ impl DeleteOptions {
         }
         if let Some(policy) = call.query.get("propagationPolicy") {
             let policy: Result<Propagation, _> = serde_json::from_value(Value::String(policy.to_owned()));
-            options.propagation_policy = Some(policy.map_err(|error| {
-                ApiError::bad_request(format!("propagationPolicy: {error}"))
-            })?);
+            options.propagation_policy =
+                Some(policy.map_err(|error| ApiError::bad_request(format!("propagationPolicy: {error}")))?);
         }
         if call.query.get("orphanDependents").is_some() {
             options.orphan_dependents = Some(call.query.flag("orphanDependents")?);

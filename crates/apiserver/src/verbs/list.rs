@@ -105,7 +105,9 @@ pub(crate) fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
         (None | Some("NotOlderThan"), _) => false,
         (Some("Exact"), Some(1..)) => true,
         (Some("Exact"), _) => {
-            return Err(ApiError::bad_request("resourceVersionMatch \"Exact\" is forbidden without a resourceVersion above 0"));
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch \"Exact\" is forbidden without a resourceVersion above 0",
+            ));
         }
         (Some(other), _) => {
             return Err(ApiError::bad_request(format!(

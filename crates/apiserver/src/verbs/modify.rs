@@ -3,8 +3,8 @@
 //! `update`, `patch` and their `/status` forms differ only in how the new state is made. A change that changes nothing
 //! is not written, so its revision stays. A lost race is run again when the caller set no resourceVersion.
 
-use mainstay_store::{Object, StoreError, Write};
 use mainstay_api::FieldError;
+use mainstay_store::{Object, StoreError, Write};
 use serde_json::Value;
 use std::sync::Arc;
 

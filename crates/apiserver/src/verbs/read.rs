@@ -38,7 +38,11 @@ pub(crate) async fn find(call: &Call<'_>) -> ApiResult<Arc<Object>> {
 ///
 /// # Errors
 /// 406, and what reading a sealed object refuses.
-pub(crate) async fn object_response(call: &Call<'_>, code: StatusCode, object: &Arc<Object>) -> ApiResult<Response<Body>> {
+pub(crate) async fn object_response(
+    call: &Call<'_>,
+    code: StatusCode,
+    object: &Arc<Object>,
+) -> ApiResult<Response<Body>> {
     let form = Form::of(call)?;
     let bytes = readable(call, object).await?;
     form.object(call, code, bytes)

@@ -10,21 +10,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http::request::Parts;
-use http::{Request, Response};
+use http::Response;
 use mainstay_store::{Change, ChangeKind, ListQuery, Object, Revision, Scope, StoreError, Watch, WatchEnd};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Identity;
 use crate::body::Body;
 use crate::catalog::Entry;
 use crate::form::Form;
 use crate::gate::Permit;
 use crate::habits;
+use crate::holder::Holder;
 use crate::request::Verb;
 use crate::respond;
-use crate::route;
 use crate::selector::Selector;
 use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
@@ -51,7 +49,8 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     };
     let mut stream = Stream::new(call, form, selector, &asked, start.watch, permit);
     stream.initial(&start.items, start.revision, &asked)?;
-    let chunks = stream::unfold(stream, |mut stream| async move { stream.next().await.map(|chunk| (Ok(chunk), stream)) });
+    let chunks =
+        stream::unfold(stream, |mut stream| async move { stream.next().await.map(|chunk| (Ok(chunk), stream)) });
     Ok(respond::json_body(Body::stream(chunks)))
 }
 
@@ -68,9 +67,9 @@ struct Asked {
 impl Asked {
     fn read(call: &Call<'_>) -> ApiResult<Self> {
         let query = call.query;
-        let revision = query.number::<u64>("resourceVersion").map_err(|error| {
-            ApiError::bad_request(format!("Invalid value for the watch: {}", error.message()))
-        })?;
+        let revision = query
+            .number::<u64>("resourceVersion")
+            .map_err(|error| ApiError::bad_request(format!("Invalid value for the watch: {}", error.message())))?;
         let send = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")).transpose()?;
         if send.is_some() && query.get("resourceVersionMatch") != Some("NotOlderThan") {
             return Err(ApiError::unprocessable(
@@ -149,14 +148,6 @@ struct Stream {
     _permit: Permit,
 }
 
-/// Who holds the watch, to ask again whether they may.
-struct Holder {
-    identity: Identity,
-    /// What came over a socket, to authenticate again; `None` for callers of this process.
-    parts: Option<Parts>,
-    path: crate::request::ResourcePath<'static>,
-}
-
 enum Turn {
     Changes(Result<Vec<Arc<Change>>, WatchEnd>),
     Timer,
@@ -167,11 +158,6 @@ impl Stream {
     fn new(call: &Call<'_>, form: Form, selector: Selector, asked: &Asked, watch: Watch, permit: Permit) -> Self {
         let now = Instant::now();
         let limits = call.server.limits();
-        let caller = Holder {
-            identity: call.identity.clone(),
-            parts: (!call.trusted).then(|| copy_of(call.parts)),
-            path: call.path.to_owned_path(),
-        };
         Self {
             server: call.server.clone(),
             entry: call.entry.clone(),
@@ -187,7 +173,7 @@ impl Stream {
             ended: false,
             began: false,
             stop: call.server.tasks().stopping(),
-            caller,
+            caller: Holder::of(call, Verb::Watch),
             _permit: permit,
         }
     }
@@ -328,27 +314,6 @@ impl Stream {
         }
         Some(chunk.freeze())
     }
-}
-
-impl Holder {
-    /// Whether the caller is still known and still has the right; a server that cannot tell lets the watch live.
-    async fn may_go_on(&mut self, server: &ApiServer) -> bool {
-        if let Some(parts) = &self.parts {
-            match server.access().authenticate(parts).await {
-                Ok(identity) => self.identity = identity,
-                Err(error) if error.code() == 401 => return false,
-                Err(_) => return true,
-            }
-        }
-        let attributes = route::attributes_of(&self.path, Verb::Watch);
-        server.access().allows(&self.identity, &attributes).await.unwrap_or(true)
-    }
-}
-
-fn copy_of(parts: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.headers.clone_from(&parts.headers);
-    copy
 }
 
 /// `ERROR` with a Status, as watches report what comes too late for the head.

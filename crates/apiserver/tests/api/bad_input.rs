@@ -40,7 +40,8 @@ async fn unknown_and_duplicate_fields_follow_field_validation() {
     let unknown = r#"{"metadata":{"name":"s"},"spec":{"command":["true"],"bogus":1}}"#;
     api.call("POST", &path, "application/json", unknown).await.refused(400, "unknown field \"spec.bogus\"");
     let warned = api.call("POST", &sessions(""), "application/json", body).await;
-    let warnings: Vec<_> = warned.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+    let warnings: Vec<_> =
+        warned.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
     assert_eq!(warnings, [r#"299 - "duplicate field \"spec.prompt\"""#, r#"299 - "unknown field \"spec.bogus\"""#]);
     let made = warned.expect(201);
     assert_eq!((&made["spec"]["bogus"], &made["spec"]["prompt"]), (&json!(null), &json!("b")));

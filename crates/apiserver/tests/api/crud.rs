@@ -62,10 +62,11 @@ async fn a_namespace_must_be_there_and_stay() {
     api.post(path, &configmap("b")).await.refused(403, "because it is being terminated");
     // Only /finalize releases it, and then it is gone.
     api.merge("/api/v1/namespaces/other", &json!({"spec": {"finalizers": []}})).await.expect(200);
-    let mut held = api.get("/api/v1/namespaces/other").await.expect(200);
+    let held = api.get("/api/v1/namespaces/other").await.expect(200);
     assert_eq!(held["spec"]["finalizers"], json!(["kubernetes"]));
-    held["spec"]["finalizers"] = json!([]);
-    api.put("/api/v1/namespaces/other/finalize", &held).await.expect(200);
+    let body =
+        json!({"metadata": {"resourceVersion": held["metadata"]["resourceVersion"]}, "spec": {"finalizers": []}});
+    api.merge("/api/v1/namespaces/other/finalize", &body).await.expect(200);
     api.get("/api/v1/namespaces/other").await.refused(404, "not found");
 }
 

@@ -28,7 +28,12 @@ async fn finalizers_hold_an_object_and_only_go() {
     // Deleting again changes nothing.
     let again = api.delete(&configmaps("/a")).await.expect(200);
     assert_eq!(again["metadata"]["resourceVersion"], still["metadata"]["resourceVersion"]);
-    let mut watch = api.lines(&configmaps(&format!("?watch=1&resourceVersion={}", again["metadata"]["resourceVersion"].as_str().unwrap()))).await;
+    let mut watch = api
+        .lines(&configmaps(&format!(
+            "?watch=1&resourceVersion={}",
+            again["metadata"]["resourceVersion"].as_str().unwrap()
+        )))
+        .await;
     let last = json!([{"op": "test", "path": "/metadata/finalizers/0", "value": "example.org/hold"}, {"op": "remove", "path": "/metadata/finalizers/0"}]);
     api.json_patch(&configmaps("/a"), &last).await.expect(200);
     api.get(&configmaps("/a")).await.refused(404, "not found");
@@ -38,10 +43,9 @@ async fn finalizers_hold_an_object_and_only_go() {
 #[tokio::test]
 async fn propagation_leaves_word_for_the_garbage_collector() {
     let api = Harness::new().await;
-    for (name, policy, finalizers) in [
-        ("f", "Foreground", json!(["foregroundDeletion"])),
-        ("o", "Orphan", json!(["orphan"])),
-    ] {
+    for (name, policy, finalizers) in
+        [("f", "Foreground", json!(["foregroundDeletion"])), ("o", "Orphan", json!(["orphan"]))]
+    {
         api.post(&configmaps(""), &configmap(name)).await.expect(201);
         let path = configmaps(&format!("/{name}"));
         let going = delete(&api, &path, json!({"propagationPolicy": policy})).await.expect(200);

@@ -88,9 +88,13 @@ async fn exact_revisions_are_read_back() {
     let before = api.get(&configmaps("")).await.expect(200);
     fill_more(&api).await;
     let revision = before["metadata"]["resourceVersion"].as_str().unwrap();
-    let then = api.get(&configmaps(&format!("?resourceVersion={revision}&resourceVersionMatch=Exact"))).await.expect(200);
+    let then =
+        api.get(&configmaps(&format!("?resourceVersion={revision}&resourceVersionMatch=Exact"))).await.expect(200);
     assert_eq!(then, before);
-    let now = api.get(&configmaps(&format!("?resourceVersion={revision}&resourceVersionMatch=NotOlderThan"))).await.expect(200);
+    let now = api
+        .get(&configmaps(&format!("?resourceVersion={revision}&resourceVersionMatch=NotOlderThan")))
+        .await
+        .expect(200);
     assert_eq!(names(&now).len(), 3);
 }
 

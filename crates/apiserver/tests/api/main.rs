@@ -10,5 +10,6 @@ mod logs;
 mod messages;
 mod new_kind;
 mod patch;
+mod quota;
 mod tls;
 mod watch;

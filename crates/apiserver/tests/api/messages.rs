@@ -16,7 +16,8 @@ fn own(session: &Value) -> Identity {
 }
 
 async fn say(api: &Harness, session: &Value, kind: &str, ids: &[&str]) -> Answer {
-    let messages: Vec<Value> = ids.iter().map(|id| json!({"id": id, "type": kind, "text": format!("text of {id}")})).collect();
+    let messages: Vec<Value> =
+        ids.iter().map(|id| json!({"id": id, "type": kind, "text": format!("text of {id}")})).collect();
     let body = json!({ "messages": messages }).to_string();
     let identity = if kind == "user" { Identity::admin() } else { own(session) };
     let path = sessions(&format!("/{}/messages", session["metadata"]["name"].as_str().unwrap()));
@@ -110,7 +111,9 @@ async fn a_heartbeat_belongs_to_the_current_pod_and_its_cursor_never_goes_back()
 
     say(&api, &session, "user", &["a", "b", "c", "d"]).await.expect(200);
     let two = api.post("/api/v1/namespaces/default/pods", &pod(2)).await.expect(201)["metadata"]["uid"].clone();
-    let marked = |lines: Vec<Value>| lines.iter().filter(|line| line["redelivered"] == true).map(|line| line["number"].clone()).collect::<Vec<_>>();
+    let marked = |lines: Vec<Value>| {
+        lines.iter().filter(|line| line["redelivered"] == true).map(|line| line["number"].clone()).collect::<Vec<_>>()
+    };
     assert_eq!(marked(texts(&api, "?run=2").await), [json!(3)]);
     assert!(marked(texts(&api, "").await).is_empty(), "run 1 is still the one asked for");
     let next = api.put(&sessions("/s/heartbeat"), &beat(2, &two, 0, 0)).await.expect(200);

@@ -11,7 +11,11 @@ async fn json_patches_apply_or_are_refused() {
     let uid = made["metadata"]["uid"].clone();
     // (patch, status, words of the refusal)
     let table: [(Value, u16, &str); 9] = [
-        (json!([{"op": "test", "path": "/metadata/finalizers", "value": null}, {"op": "add", "path": "/data/x", "value": "1"}]), 200, ""),
+        (
+            json!([{"op": "test", "path": "/metadata/finalizers", "value": null}, {"op": "add", "path": "/data/x", "value": "1"}]),
+            200,
+            "",
+        ),
         (json!([{"op": "test", "path": "/data/x", "value": "1"}, {"op": "remove", "path": "/data/x"}]), 200, ""),
         (json!([{"op": "test", "path": "/data/k", "value": null}]), 422, "operation 0"),
         (json!([{"op": "test", "path": "/data/k", "value": "other"}]), 422, "operation 0"),

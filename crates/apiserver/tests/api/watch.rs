@@ -15,7 +15,8 @@ async fn a_watch_shows_what_is_there_and_every_change() {
     assert_eq!(watch.event().await, ("MODIFIED".to_owned(), changed.clone()));
     api.delete(&configmaps("/a")).await.expect(200);
     let (kind, object) = watch.event().await;
-    let revision = |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let revision =
+        |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
     assert_eq!(kind, "DELETED");
     assert!(revision(&object) > revision(&changed), "a deletion has a revision of its own");
 }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn faults(plural: &str, group: &str, metadata: Value) -> Vec<String> {
+fn faults(plural: &str, group: &str, metadata: &Value) -> Vec<String> {
     let registry = Registry::standard();
     let kind = registry.iter().find(|kind| kind.plural == plural && kind.group == group).unwrap();
     check(kind, &json!({ "metadata": metadata })).iter().map(|error| error.path.clone()).collect()
@@ -23,7 +23,7 @@ fn names_are_checked_by_kind() {
         ("roles", "rbac.authorization.k8s.io", "..", false),
     ];
     for (plural, group, name, fine) in table {
-        assert_eq!(faults(plural, group, json!({ "name": name })).is_empty(), fine, "{plural} {name:?}");
+        assert_eq!(faults(plural, group, &json!({ "name": name })).is_empty(), fine, "{plural} {name:?}");
     }
 }
 
@@ -40,9 +40,12 @@ fn labels_annotations_finalizers_and_owners_are_checked() {
         (json!({"name": "a", "finalizers": ["not one"]}), Some("metadata.finalizers[0]")),
         (json!({"name": "a", "ownerReferences": [owner(true)]}), None),
         (json!({"name": "a", "ownerReferences": [owner(true), owner(true)]}), Some("metadata.ownerReferences")),
-        (json!({"name": "a", "ownerReferences": [{"kind": "x", "name": "y", "uid": "z"}]}), Some("metadata.ownerReferences[0].apiVersion")),
+        (
+            json!({"name": "a", "ownerReferences": [{"kind": "x", "name": "y", "uid": "z"}]}),
+            Some("metadata.ownerReferences[0].apiVersion"),
+        ),
     ];
     for (metadata, path) in table {
-        assert_eq!(faults("configmaps", "", metadata.clone()).first().map(String::as_str), path, "{metadata}");
+        assert_eq!(faults("configmaps", "", &metadata).first().map(String::as_str), path, "{metadata}");
     }
 }
