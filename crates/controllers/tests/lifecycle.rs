@@ -1,0 +1,124 @@
+//! The controllers on a real API server, each with no more rights than its own.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
+#[cfg(test)]
+mod server;
+
+use serde_json::{Value, json};
+use server::Server;
+
+const PROJECTS: &str = "/apis/mainstay.dev/v1alpha1/projects";
+const SESSIONS: &str = "/apis/mainstay.dev/v1alpha1/namespaces/demo/sessions";
+const PODS: &str = "/api/v1/namespaces/demo/pods";
+
+async fn project(server: &Server, spec: Value) {
+    server.create(PROJECTS, &json!({ "metadata": { "name": "demo" }, "spec": spec })).await;
+    server.until_phase(&format!("{PROJECTS}/demo"), "Active").await;
+}
+
+async fn session(server: &Server, name: &str, spec: Value) -> String {
+    server.create(SESSIONS, &json!({ "metadata": { "name": name }, "spec": spec })).await;
+    format!("{SESSIONS}/{name}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_runs_to_its_end_and_again() {
+    let server = Server::start().await;
+    project(&server, json!({ "prompt": "in this house" })).await;
+    let path = session(&server, "fix", json!({ "command": ["true"], "prompt": "fix it" })).await;
+    let done = server.until_phase(&path, "Completed").await;
+    assert_eq!((&done["status"]["run"], &done["status"]["exitCode"]), (&json!(1), &json!(0)), "{done}");
+    assert_eq!(done["status"]["stoppedReason"], "Finished");
+    assert_eq!(done["status"]["lastMessage"], 1, "the joined prompts");
+    let first = server.get(&format!("{PODS}/fix-1")).await.unwrap();
+    server.merge(&path, &json!({ "spec": { "run": 2 } })).await;
+    let again = server
+        .until(&path, |found| {
+            found.is_some_and(|object| object["status"]["run"] == 2 && object["status"]["phase"] == "Completed")
+        })
+        .await;
+    assert_eq!((&again["status"]["attempts"], &again["status"]["lastMessage"]), (&json!(2), &json!(1)), "{again}");
+    assert!(server.get(&format!("{PODS}/fix-1")).await.is_none(), "the earlier run's Pod went first");
+    assert_ne!(server.get(&format!("{PODS}/fix-2")).await.unwrap()["metadata"]["uid"], first["metadata"]["uid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_stop_for_reasons_that_are_kept_apart() {
+    let server = Server::start().await;
+    project(&server, json!({})).await;
+    let asked = session(&server, "asked", json!({ "command": ["sleep"] })).await;
+    let timed = session(&server, "timed", json!({ "command": ["sleep"], "timeout": 1 })).await;
+    let idle = session(&server, "idle", json!({ "command": ["sleep"], "inactivityTimeout": 1 })).await;
+    let missing = session(&server, "missing", json!({ "agent": "nobody" })).await;
+    server.until_phase(&asked, "Running").await;
+    server.merge(&asked, &json!({ "spec": { "desiredState": "Stopped" } })).await;
+    for (path, phase, reason) in [
+        (&asked, "Stopped", "User"),
+        (&timed, "Stopped", "Timeout"),
+        (&idle, "Stopped", "Inactivity"),
+        (&missing, "Failed", "AgentNotFound"),
+    ] {
+        let ended = server.until_phase(path, phase).await;
+        assert_eq!(ended["status"]["stoppedReason"], reason, "{ended}");
+    }
+}
+
+/// R4, R39: a deleted session touches nothing else; a deleted project leaves nothing of itself and all of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_takes_what_belongs_to_it_and_nothing_else() {
+    let server = Server::start().await;
+    project(&server, json!({ "members": [{ "name": "ann", "role": "editor" }], "quota": { "running": 9 } })).await;
+    let one = session(&server, "one", json!({ "command": ["sleep"] })).await;
+    let two = session(&server, "two", json!({ "command": ["sleep"] })).await;
+    server.until_phase(&one, "Running").await;
+    server.until_phase(&two, "Running").await;
+    server.create("/api/v1/namespaces/demo/configmaps", &json!({ "metadata": { "name": "mine" } })).await;
+    server.create("/api/v1/namespaces/default/configmaps", &json!({ "metadata": { "name": "other" } })).await;
+    server.delete(&one).await;
+    server.until(&one, |found| found.is_none()).await;
+    assert!(server.get(&format!("{PODS}/one-1")).await.is_none(), "its Pod went first");
+    assert_eq!(server.get(&two).await.unwrap()["status"]["phase"], "Running");
+    server.delete(&format!("{PROJECTS}/demo")).await;
+    server.until(&format!("{PROJECTS}/demo"), |found| found.is_none()).await;
+    assert!(server.get("/api/v1/namespaces/demo").await.is_none());
+    for left in [&two, "/api/v1/namespaces/demo/configmaps/mine", &format!("{PODS}/two-1")] {
+        assert!(server.get(left).await.is_none(), "{left}");
+    }
+    assert!(server.get("/api/v1/namespaces/default/configmaps/other").await.is_some());
+    assert!(server.tasks.shutdown(std::time::Duration::from_secs(10)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_namespace_is_left_alone() {
+    let server = Server::start().await;
+    server.create("/api/v1/namespaces", &json!({ "metadata": { "name": "demo" } })).await;
+    let path = format!("{PROJECTS}/demo");
+    let request = json!({ "metadata": { "name": "demo" }, "spec": {} });
+    let made = http::Request::post(PROJECTS).header("content-type", "application/json");
+    let made = server.admin.request::<Value>(made.body(request.to_string().into_bytes()).unwrap()).await;
+    if made.is_ok() {
+        let taken = |found: Option<&Value>| {
+            found.is_some_and(|object| object["status"]["conditions"][0]["reason"] == "NamespaceTaken")
+        };
+        server.until(&path, taken).await;
+        server.delete(&path).await;
+        server.until(&path, |found| found.is_none()).await;
+    }
+    assert!(server.get("/api/v1/namespaces/demo").await.is_some());
+    server.until("/api/v1/namespaces/demo/serviceaccounts/default", |found| found.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sessions_are_soon_running() {
+    let server = Server::start().await;
+    project(&server, json!({})).await;
+    let began = tokio::time::Instant::now();
+    let mut paths = Vec::new();
+    for number in 0..30 {
+        paths.push(session(&server, &format!("s{number}"), json!({ "command": ["sleep"] })).await);
+    }
+    for path in &paths {
+        server.until_phase(path, "Running").await;
+    }
+    println!("30 sessions Running after {:?}, with Pods that cost nothing", began.elapsed());
+}

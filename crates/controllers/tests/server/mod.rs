@@ -1,0 +1,159 @@
+//! A real API server on a temporary directory, every controller on it, and a node agent that only pretends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
+use mainstay_api::Registry;
+use mainstay_apiserver::auth::Authenticator;
+use mainstay_apiserver::crypt::Sealer;
+use mainstay_apiserver::keys::Keys;
+use mainstay_apiserver::rbac::{self, Authorizer};
+use mainstay_apiserver::token::{StoreSubjects, Tokens};
+use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
+use mainstay_controllers::FencingToken;
+use mainstay_controllers::driver::Surroundings;
+use mainstay_runtime::{Clock, Tasks};
+use mainstay_store::{Options, SqliteStore, Store};
+use serde_json::{Value, json};
+
+/// Waits no longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Server {
+    pub(crate) admin: Client,
+    pub(crate) api: ApiServer,
+    pub(crate) tasks: Tasks,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// A server with its controllers, each under its own identity and rights.
+    pub(crate) async fn start() -> Self {
+        let server = Self::bare().await;
+        server.start_controllers();
+        server.start_node();
+        server
+    }
+
+    async fn bare() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, tasks) = (Clock::system(), Tasks::new());
+        let store: Arc<dyn Store> = SqliteStore::open(Options::new(dir.path())).unwrap();
+        let registry = Arc::new(Registry::standard());
+        rbac::bootstrap(&store, &registry, &clock).await.unwrap();
+        let keys = Arc::new(Keys::open_or_create(dir.path(), clock.now()).unwrap());
+        let subjects = Arc::new(StoreSubjects::new(store.clone()));
+        let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()).unwrap());
+        let access = Access {
+            authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
+            tokens,
+            authorizer: Authorizer::new(store.clone()),
+        };
+        let sealer = Arc::new(Sealer::new(&keys).unwrap());
+        let (limits, version) = (Limits::default(), "0.1.0");
+        let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), limits, version };
+        let api = ApiServer::new(config).unwrap();
+        let admin = inprocess::client(api.clone(), Identity::admin(), tasks.clone());
+        Self { admin, api, tasks, _dir: dir }
+    }
+
+    fn start_controllers(&self) {
+        let surroundings = Surroundings { tasks: self.tasks.clone(), clock: Clock::system(), fence: FencingToken(1) };
+        let clients = |name: &str| {
+            let identity = Identity::service_account("mainstay-system", name);
+            inprocess::client(self.api.clone(), identity, self.tasks.clone())
+        };
+        mainstay_controllers::start(clients, &surroundings, &Registry::standard());
+    }
+
+    /// Pods run as soon as they are made; a Pod whose command is `true` completes at once.
+    fn start_node(&self) {
+        let client = inprocess::client(self.api.clone(), Identity::node("local"), self.tasks.clone());
+        drop(self.tasks.essential("node", |stop| async move {
+            let mut events = watcher::watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).boxed();
+            loop {
+                let event = tokio::select! {
+                    () = stop.cancelled() => return,
+                    event = events.next() => event,
+                };
+                if let Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) = event {
+                    realise(&client, &pod).await;
+                }
+            }
+        }));
+    }
+
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Value {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        self.admin.request(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn merge(&self, path: &str, change: &Value) -> Value {
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        self.admin.request(request.body(change.to_string().into_bytes()).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn delete(&self, path: &str) {
+        let request = http::Request::delete(path).body(Vec::new()).unwrap();
+        self.admin.request::<Value>(request).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        match self.admin.request::<Value>(request).await {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
+    /// Waits until the object is as wanted (`None`: until it is gone), and shows it.
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(Option<&Value>) -> bool) -> Value {
+        let waiting = async {
+            loop {
+                let found = self.get(path).await;
+                if wanted(found.as_ref()) {
+                    return found.unwrap_or_default();
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(found) => found,
+            Err(_) => panic!("{path} is {:?}", self.get(path).await),
+        }
+    }
+
+    pub(crate) async fn until_phase(&self, path: &str, phase: &str) -> Value {
+        self.until(path, |found| found.is_some_and(|object| object["status"]["phase"] == phase)).await
+    }
+}
+
+/// What a node agent would do about this Pod.
+async fn realise(client: &Client, pod: &Pod) {
+    let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    let ends_at_once =
+        pod.spec.as_ref().is_some_and(|spec| spec.containers[0].command == Some(vec!["true".to_owned()]));
+    let now = "2026-01-01T00:00:00Z";
+    if pod.metadata.deletion_timestamp.is_some() {
+        let change = json!({ "metadata": { "finalizers": null } });
+        api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
+    } else if phase == "Pending" {
+        let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": now }]);
+        let change = json!({ "status": { "phase": "Running", "conditions": ready } });
+        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
+    } else if phase == "Running" && ends_at_once {
+        let terminated = json!({ "exitCode": 0, "reason": "Completed" });
+        let container = json!([{ "name": "agent", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
+                                 "state": { "terminated": terminated } }]);
+        let change =
+            json!({ "status": { "phase": "Succeeded", "reason": "Completed", "containerStatuses": container } });
+        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
+    }
+}
