@@ -8,7 +8,7 @@
 //! `pivot_root`; only then a user namespace, mapped to a range of host ids that nobody else has; the user's identity, no
 //! capabilities, Landlock, seccomp. An ordinary user's sandbox starts with the user namespace, of one id.
 //!
-//! [`enter`] runs in the new init process and builds the sandbox around it; what it returns is all that the supervisor
+//! `enter` runs in the new init process and builds the sandbox around it; what it returns is all that the supervisor
 //! needs to know of where it is.
 
 mod confine;
