@@ -1,6 +1,6 @@
 use super::*;
 
-fn faults(spec: Value) -> Vec<String> {
+fn faults(spec: &Value) -> Vec<String> {
     let object = json!({ "metadata": { "name": "fix" }, "spec": spec });
     check(&object, None).iter().map(ToString::to_string).collect()
 }
@@ -39,9 +39,9 @@ fn wrong_specs_are_refused_by_field() {
             "spec.credentials[1].name: Duplicate value: \"a\"",
         ),
     ] {
-        assert_eq!(faults(spec.clone()), [expected], "{spec}");
+        assert_eq!(faults(&spec), [expected], "{spec}");
     }
-    assert_eq!(faults(json!({ "prompt": "fix it", "timeout": "1h", "env": [{ "name": "A", "value": "b" }] })), [""; 0]);
+    assert_eq!(faults(&json!({ "prompt": "fix it", "timeout": "1h", "env": [{ "name": "A", "value": "b" }] })), [""; 0]);
 }
 
 #[test]
