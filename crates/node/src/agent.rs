@@ -30,12 +30,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::future::BoxFuture;
 use kube::Client;
 use mainstay_api::{quantity, session};
 use mainstay_runtime::client::bounded_client;
 use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Clock, Tasks};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use self::error::AgentError;
 pub use self::sandboxes::{Look, Sandboxes, Shims};
@@ -95,7 +97,16 @@ pub(crate) struct Shared {
     sandboxes: Arc<dyn Sandboxes>,
     ranges: Ranges,
     notices: Notices,
-    workers: Mutex<HashMap<String, watch::Sender<Desired>>>,
+    workers: Mutex<HashMap<String, Attended>>,
+}
+
+/// A Pod with a worker.
+#[derive(Debug)]
+struct Attended {
+    /// Tells the worker what to make true.
+    inbox: watch::Sender<Desired>,
+    /// Cancelled once its sandbox has gone.
+    gone: CancellationToken,
 }
 
 /// Starts the node agent. Needs a Tokio runtime.
@@ -175,7 +186,7 @@ impl Handle {
             return Err(if known { LogError::NotStarted } else { LogError::NoSuchLog });
         }
         // From here on, nothing that is written goes unnoticed.
-        let follow = || Ok(Following { watch: shared.notices.watch(&dir)?, ended: shared.sandboxes.gone(run_dir) });
+        let follow = || Ok(Following { watch: shared.notices.watch(&dir)?, ended: shared.end_of(pod_uid)? });
         let following = options.follow.then(follow).transpose().map_err(LogError::Io)?;
         let opened = tokio::task::spawn_blocking(move || logs::read(dir, &options, following)).await;
         Ok(opened.map_err(std::io::Error::other)??)
@@ -183,8 +194,21 @@ impl Handle {
 }
 
 impl Shared {
-    fn workers(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Desired>>> {
+    fn workers(&self) -> MutexGuard<'_, HashMap<String, Attended>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of a Pod's sandbox, which its worker awaits for everybody.
+    fn end_of(&self, uid: &str) -> std::io::Result<BoxFuture<'static, ()>> {
+        let run_dir = self.layout.run(uid);
+        if !matches!(self.sandboxes.look(&run_dir)?, Look::Live(_)) {
+            return Ok(Box::pin(std::future::ready(())));
+        }
+        let gone = self.workers().get(uid).map(|attended| attended.gone.clone());
+        Ok(match gone {
+            Some(gone) => Box::pin(gone.cancelled_owned()),
+            None => self.sandboxes.gone(run_dir),
+        })
     }
 
     /// Runs what may block on a thread that may.
@@ -206,8 +230,8 @@ impl Shared {
     }
 
     /// The uids of a Pod's sandbox as the host sees them, and who owns what it is given, if not we.
-    fn uids_of(&self, pod: &str) -> (Range<u32>, Option<u32>) {
-        match (self.host.isolation, self.ranges.held_by(pod)) {
+    fn uids_of(&self, pod: &str, isolation: Isolation) -> (Range<u32>, Option<u32>) {
+        match (isolation, self.ranges.held_by(pod)) {
             (Isolation::Full, Some(base)) => (base..base + ranges::SIZE, Some(base + ranges::INSIDE)),
             // Nobody may connect before it is known who.
             (Isolation::Full, None) => (0..0, None),

@@ -11,6 +11,8 @@ mod bench;
 mod failures;
 #[path = "agent/fake_api.rs"]
 mod fake_api;
+#[path = "agent/faults.rs"]
+mod faults;
 #[path = "agent/isolated.rs"]
 mod isolated;
 #[path = "agent/life.rs"]

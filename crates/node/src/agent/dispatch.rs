@@ -23,7 +23,7 @@ use super::layout::is_plain;
 use super::plan::Desired;
 use super::view::View;
 use super::worker::{Ended, Worker};
-use super::{Shared, orphans};
+use super::{Attended, Shared, orphans};
 
 /// How often what no Pod accounts for is looked for.
 const SWEEP: Duration = Duration::from_mins(1);
@@ -101,8 +101,8 @@ impl Shared {
 
     /// Tells a Pod's worker that its object has gone.
     fn gone(self: &Arc<Self>, uid: &str) {
-        if let Some(inbox) = self.workers().get(uid) {
-            inbox.send_replace(Desired::Gone { confirmed: false });
+        if let Some(attended) = self.workers().get(uid) {
+            attended.inbox.send_replace(Desired::Gone { confirmed: false });
         }
     }
 
@@ -117,22 +117,23 @@ impl Shared {
     /// Gives a Pod's worker, an old or a new one, what it should make true.
     pub(super) fn set(self: &Arc<Self>, uid: &str, desired: Desired) {
         let mut workers = self.workers();
-        if let Some(inbox) = workers.get(uid) {
-            inbox.send_replace(desired);
+        if let Some(attended) = workers.get(uid) {
+            attended.inbox.send_replace(desired);
             return;
         }
         let (sender, inbox) = watch::channel(desired);
-        workers.insert(uid.to_owned(), sender);
+        let gone = CancellationToken::new();
+        workers.insert(uid.to_owned(), Attended { inbox: sender, gone: gone.clone() });
         drop(workers);
-        self.tasks.spawn("pod", attend(self.clone(), uid.to_owned(), inbox));
+        self.tasks.spawn("pod", attend(self.clone(), uid.to_owned(), inbox, gone));
     }
 }
 
 /// Keeps a worker going: a panic is one Pod's failure and no more.
-async fn attend(shared: Arc<Shared>, uid: String, inbox: watch::Receiver<Desired>) {
+async fn attend(shared: Arc<Shared>, uid: String, inbox: watch::Receiver<Desired>, gone: CancellationToken) {
     let mut backoff = KeyBackoff::default();
     loop {
-        let worker = Worker::new(shared.clone(), uid.clone(), inbox.clone());
+        let worker = Worker::new(shared.clone(), uid.clone(), inbox.clone(), gone.clone());
         match shared.tasks.spawn("pod worker", worker.run()).await {
             Ok(Ended::Stopped) => return,
             Ok(Ended::Forgotten) => break,

@@ -34,7 +34,9 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
             Some(Owner { session: None, .. }) | None => drop(suspects.insert(key)),
         }
     }
-    suspects.retain(|uid| !shared.workers().contains_key(uid));
+    // A kept workspace that is being laid out has no owner yet, but is held by its Pod.
+    let is_anothers = |key: &String| shared.ranges.holder(key).is_some_and(|holder| holder != *key);
+    suspects.retain(|uid| !shared.workers().contains_key(uid) && !is_anothers(uid));
     if !suspects.is_empty() {
         let living = living(shared).await?;
         for uid in suspects.iter().filter(|uid| !living.contains(*uid)) {

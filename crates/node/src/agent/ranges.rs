@@ -132,9 +132,14 @@ impl Ranges {
         ranges.values().find(|range| range.holder.as_deref() == Some(pod)).map(|range| range.base)
     }
 
+    /// The Pod that holds a workspace.
+    pub(crate) fn holder(&self, key: &str) -> Option<String> {
+        self.lock().get(key).and_then(|range| range.holder.clone())
+    }
+
     /// Whether a Pod holds a workspace.
     pub(crate) fn is_held(&self, key: &str) -> bool {
-        self.lock().get(key).is_some_and(|range| range.holder.is_some())
+        self.holder(key).is_some()
     }
 }
 

@@ -105,10 +105,12 @@ impl Sandboxes for Shims {
 
     fn gone(&self, run_dir: PathBuf) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // A silent connection ends with the shim's attention to it; the lock then tells when the shim itself has
-            // gone. Each round either waits on one of them or finds the lock free.
+            // A silent connection ends with the shim's attention to it. Once the shim listens no more, it is on its way
+            // out (or has not begun to), and the lock tells when it has gone.
+            while let Ok(stream) = client::connect(&run_dir) {
+                closed(stream).await;
+            }
             loop {
-                closed(&run_dir).await;
                 let dir = run_dir.clone();
                 let freed = tokio::task::spawn_blocking(move || freed(&dir)).await;
                 if !matches!(freed, Ok(Err(ref error)) if error.kind() == io::ErrorKind::Interrupted) {
@@ -120,8 +122,7 @@ impl Sandboxes for Shims {
 }
 
 /// Waits for the end of a connection to the shim.
-async fn closed(run_dir: &Path) {
-    let Ok(stream) = client::connect(run_dir) else { return };
+async fn closed(stream: std::os::unix::net::UnixStream) {
     if stream.set_nonblocking(true).is_err() {
         return;
     }

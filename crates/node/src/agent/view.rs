@@ -84,10 +84,10 @@ impl View {
         }
     }
 
-    /// Whether this was read before `other`, as far as versions can be compared.
-    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
+    /// Whether this is no newer than `other`, as far as versions can be compared.
+    pub(crate) fn is_no_newer_than(&self, other: &Self) -> bool {
         match (self.version.parse::<u64>(), other.version.parse::<u64>()) {
-            (Ok(mine), Ok(its)) => mine < its,
+            (Ok(mine), Ok(its)) => mine <= its,
             _ => false,
         }
     }

@@ -16,7 +16,7 @@ use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Class, Classify, KeyBackoff, Reason};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shared;
 use super::error::{AgentError, While};
@@ -25,6 +25,7 @@ use super::relay::{Heard, Relay};
 use super::sandboxes::Look;
 use super::status;
 use super::view::View;
+use crate::launch::{Isolation, SessionRef};
 
 /// Conflicts in a row that are answered by reading and planning again at once.
 const QUICK_CONFLICTS: u32 = 3;
@@ -38,9 +39,13 @@ pub(crate) struct Worker {
     wake: Arc<Notify>,
     heard: Arc<Heard>,
     relay: Option<Relay>,
+    /// Cancelled once the sandbox has gone, for whoever follows its log.
+    gone: CancellationToken,
     /// Awaits the sandbox's end.
     life: Option<DropGuard>,
     token: Token,
+    /// How far this sandbox is set apart.
+    isolation: Isolation,
     told_to_stop: Option<u64>,
     running_since: Option<Instant>,
     unrecorded_since: Option<Instant>,
@@ -67,11 +72,17 @@ pub(crate) enum Ended {
 }
 
 impl Worker {
-    /// A worker for the Pod that `inbox` tells of.
-    pub(crate) fn new(shared: Arc<Shared>, uid: String, mut inbox: watch::Receiver<Desired>) -> Self {
+    /// A worker for the Pod that `inbox` tells of; cancels `gone` when its sandbox has gone.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        uid: String,
+        mut inbox: watch::Receiver<Desired>,
+        gone: CancellationToken,
+    ) -> Self {
         let wake = Arc::new(Notify::new());
         let desired = inbox.borrow_and_update().clone();
         Self {
+            isolation: shared.host.isolation,
             shared,
             uid,
             inbox,
@@ -79,6 +90,7 @@ impl Worker {
             heard: Arc::new(Heard::new(wake.clone())),
             wake,
             relay: None,
+            gone,
             life: None,
             token: Token::default(),
             told_to_stop: None,
@@ -158,7 +170,7 @@ impl Worker {
         }
     }
 
-    fn session(&self) -> Option<&crate::launch::SessionRef> {
+    fn session(&self) -> Option<&SessionRef> {
         self.view().and_then(|view| view.session.as_ref())
     }
 
@@ -171,7 +183,7 @@ impl Worker {
     fn take_inbox(&mut self) -> bool {
         let newest = self.inbox.borrow_and_update().clone();
         match (&newest, &self.desired) {
-            (Desired::Pod(new), Desired::Pod(known)) if new.is_older_than(known) => false,
+            (Desired::Pod(new), Desired::Pod(known)) if new.is_no_newer_than(known) => false,
             (Desired::Pod(new), Desired::Pod(known)) => {
                 let urgent = new.deleting != known.deleting;
                 self.desired = newest;

@@ -44,6 +44,20 @@ async fn a_pod_runs_talks_ends_and_is_cleaned_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r47_any_number_of_viewers_follow_a_log_to_its_end() {
+    let bench = Bench::new();
+    let go = bench.path("go");
+    let script = format!("echo one; until [ -e {} ]; do sleep 0.02; done; echo two", go.display());
+    let uid = bench.api.create(pod("fix-1", &script));
+    bench.ready("fix-1").await;
+    let follow = || log(&bench, &uid, LogOptions { follow: true, ..LogOptions::default() });
+    let viewers = futures::future::join_all((0..40).map(|_| follow()));
+    let (texts, ()) = tokio::join!(viewers, async { std::fs::write(&go, "").unwrap() });
+    assert!(texts.iter().all(|text| text == "one\ntwo\n"), "{texts:?}");
+    assert_eq!(follow().await, "one\ntwo\n", "a log that is whole is not waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_pod_is_stopped_with_its_grace_period() {
     let bench = Bench::new();
     bench.api.create(pod("fix-1", "trap 'echo stopping; exit 0' TERM; echo up; while :; do sleep 0.02; done"));

@@ -111,6 +111,10 @@ impl Worker {
 
     /// Takes over what an earlier agent has written down, if it was not this one.
     fn adopt_records(&mut self, seen: &Observed) -> Result<(), AgentError> {
+        if let Look::Live(Some(state)) = &seen.look {
+            // An earlier agent may have been told otherwise than this one.
+            self.isolation = state.isolation.asked;
+        }
         let layout = &self.shared.layout;
         let record: Option<PodRecord> = read_record(&layout.record(&self.uid)).during("read the Pod's record")?;
         if let Some(record) = record {
@@ -132,7 +136,8 @@ impl Worker {
         }
         let dir = self.shared.layout.run(&self.uid);
         let mut watch = self.shared.notices.watch(&dir).during("watch the run directory")?;
-        let mut gone = self.shared.sandboxes.gone(dir);
+        let mut end = self.shared.sandboxes.gone(dir);
+        let gone = self.gone.clone();
         let stop = self.shared.tasks.stopping();
         self.life = Some(stop.clone().drop_guard());
         let wake = self.wake.clone();
@@ -140,9 +145,12 @@ impl Worker {
             loop {
                 let ended = tokio::select! {
                     () = stop.cancelled() => return,
-                    () = &mut gone => true,
+                    () = &mut end => true,
                     () = watch.changed() => false,
                 };
+                if ended {
+                    gone.cancel();
+                }
                 wake.notify_one();
                 if ended {
                     return;
@@ -160,7 +168,7 @@ impl Worker {
             return Ok(());
         }
         let shared = &self.shared;
-        let (uids, owner) = shared.uids_of(&self.uid);
+        let (uids, owner) = shared.uids_of(&self.uid, self.isolation);
         let subject = Subject::new(&view.pod, session);
         let door = Door { subject, uids, owner, heard: self.heard.clone() };
         let relay = Relay::open(&shared.layout.sock(&self.uid), door, shared.api.clone(), &shared.tasks);
@@ -199,7 +207,7 @@ impl Worker {
     /// Puts a token in place for the sandbox, and for nobody else.
     pub(super) fn put_token(&self, token: &str) -> Result<(), AgentError> {
         let path = self.shared.layout.token(&self.uid).join(TOKEN);
-        let (_, owner) = self.shared.uids_of(&self.uid);
+        let (_, owner) = self.shared.uids_of(&self.uid, self.isolation);
         crate::agent::layout::replace(&path, token.as_bytes(), 0o400, owner).during("write the session token")
     }
 
