@@ -1,4 +1,5 @@
 //! The command line against a real server: what people and scripts see, and the exit codes.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 #[path = "cli/apply.rs"]
 mod apply;

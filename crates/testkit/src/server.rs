@@ -5,7 +5,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 /// Longest time for the server to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where it listens at its first start.
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// A running server.
 #[derive(Debug)]
@@ -42,17 +44,29 @@ impl Server {
     /// # Errors
     /// When it does not become ready.
     pub fn start_with(exe: impl AsRef<Path>, env: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("mainstay-test-").tempdir().context("make a temporary directory")?;
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let exe = exe.as_ref().to_owned();
-        let mut server = Self { exe, dir, listen: "127.0.0.1:0".to_owned(), child: None, env };
+        let mut server = Self::idle(exe)?;
+        env.iter().for_each(|(name, value)| server.set_env(name, Some(value)));
         server.restart()?;
-        // From now on it is always at the same address, as a server of people's is.
-        server.url()?.trim_start_matches("https://").clone_into(&mut server.listen);
         Ok(server)
     }
 
-    /// Starts it again after [`Server::kill9`] or [`Server::stop`], at the same address.
+    /// A server that does not run yet: [`Server::restart`] starts it.
+    ///
+    /// # Errors
+    /// When no directory can be made for it.
+    pub fn idle(exe: impl AsRef<Path>) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mainstay-test-").tempdir().context("make a temporary directory")?;
+        let (exe, listen) = (exe.as_ref().to_owned(), ANY_PORT.to_owned());
+        Ok(Self { exe, dir, listen, child: None, env: Vec::new() })
+    }
+
+    /// Sets or removes a variable in the environment of the next start.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Starts it, or starts it again after [`Server::kill9`], [`Server::stop`] or [`Server::wait`], at the same address.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -62,6 +76,8 @@ impl Server {
         let mut child = Command::new(&self.exe)
             .args(["serve", "--listen", &self.listen, "--data-dir"])
             .arg(self.data_dir())
+            // Shims inherit it, and are found by it.
+            .env("MAINSTAY_DATA_DIR", self.data_dir())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -79,7 +95,12 @@ impl Server {
             }
         });
         let waited = is_ready.recv_timeout(PATIENCE);
-        waited.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))
+        waited.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))?;
+        if self.listen == ANY_PORT {
+            // From now on it is always at the same address, as a server of people's is.
+            self.url()?.trim_start_matches("https://").clone_into(&mut self.listen);
+        }
+        Ok(())
     }
 
     /// Ends the server by SIGKILL. Sandboxes go on.
@@ -98,15 +119,25 @@ impl Server {
     /// # Errors
     /// When it does not run, or does not end well.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("the server is not running")?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        let pid = self.pid().context("the server is not running")?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a pid")?;
         kill_process(pid, Signal::TERM)?;
+        let status = self.wait()?;
+        ensure!(status.success(), "the server ended with {status}:\n{}", self.log_text());
+        Ok(())
+    }
+
+    /// Waits until the server has ended, by itself or by an armed fault.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("the server is not running")?;
         let (ended, has_ended) = mpsc::channel();
         let waiter = std::thread::spawn(move || drop(ended.send(child.wait())));
         let status = has_ended.recv_timeout(PATIENCE).context("the server did not end")??;
         drop(waiter);
-        ensure!(status.success(), "the server ended with {status}:\n{}", self.log_text());
-        Ok(())
+        Ok(status)
     }
 
     /// The pid of the server, while it runs.
@@ -169,15 +200,22 @@ impl Server {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
-    /// Processes that name the data directory in their command line.
+    /// Processes that name the data directory in their command line or environment: the server, its shims, and their
+    /// supervisors.
     pub fn processes(&self) -> Vec<u32> {
-        let dir = self.data_dir().display().to_string();
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let names = |entry: &std::fs::DirEntry| {
-            std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir))
-        };
-        entries.filter(names).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+        processes_naming(&self.data_dir().display().to_string())
     }
+}
+
+/// Processes with these words in their command line or environment.
+pub fn processes_naming(words: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = |entry: &std::fs::DirEntry| {
+        ["cmdline", "environ"].iter().any(|file| {
+            std::fs::read(entry.path().join(file)).is_ok_and(|text| String::from_utf8_lossy(&text).contains(words))
+        })
+    };
+    entries.filter(names).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 impl Drop for Server {
@@ -188,7 +226,8 @@ impl Drop for Server {
         // Shims outlive their server; those of this directory have nobody left.
         for pid in self.processes() {
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                drop(kill_process(pid, Signal::KILL));
+                // It may have ended by itself in this moment.
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! `mainstay messages`: what was said in a session, each message once and in order.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use clap::Args;
 use owo_colors::OwoColorize as _;
@@ -15,6 +16,8 @@ use crate::output::{self, Format, plain};
 
 /// What the endpoint sends.
 const NDJSON: &str = "application/x-ndjson";
+/// A stream without even a sign of life, which comes every 15 s, for this long is dead.
+const SILENCE: Duration = Duration::from_secs(45);
 /// Messages asked for at once when not following.
 const PAGE: u64 = 1_000;
 
@@ -173,7 +176,10 @@ impl<'a> Reader<'a> {
     async fn next_line(&mut self, lines: &mut Option<Lines>) -> Result<Vec<u8>, CallError> {
         loop {
             let result = match lines {
-                Some(open) => open.next().await,
+                Some(open) => match tokio::time::timeout(SILENCE, open.next()).await {
+                    Ok(result) => result,
+                    Err(_) => Err(CallError::silent(&self.server.url, SILENCE)),
+                },
                 None => match self.server.open(&self.path(true), NDJSON).await {
                     Ok(open) => {
                         self.comeback.reached();
@@ -188,7 +194,7 @@ impl<'a> Reader<'a> {
                 // The server's own end of a stream; the next one goes on after the last number.
                 Ok(None) => {
                     *lines = None;
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => {
                     *lines = None;

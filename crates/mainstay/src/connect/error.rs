@@ -89,6 +89,11 @@ impl CallError {
         Self::NoAnswer { url: url.to_owned(), why: mainstay_runtime::failure::chain_of(&error) }
     }
 
+    /// A stream that brought nothing for too long.
+    pub(crate) fn silent(url: &str, span: Duration) -> Self {
+        Self::NoAnswer { url: url.to_owned(), why: format!("silent for {} s", span.as_secs()) }
+    }
+
     /// The HTTP status of the answer, if there was one.
     pub(crate) fn code(&self) -> Option<u16> {
         match self {

@@ -17,12 +17,14 @@ pub(crate) struct Table {
     pub(crate) head: Vec<String>,
     /// Rows of cells.
     pub(crate) rows: Vec<Vec<String>>,
+    /// Which of the server's cells are shown: a watch tells its columns once only.
+    shown: Vec<usize>,
 }
 
 impl Table {
     /// A table with these headings.
     pub(crate) fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { head: head.into_iter().map(str::to_uppercase).collect(), rows: Vec::new() }
+        Self { head: head.into_iter().map(str::to_uppercase).collect(), ..Self::default() }
     }
 
     /// Adds a row.
@@ -92,18 +94,15 @@ fn tinted(cell: &str) -> String {
 pub(crate) fn add_server_table(table: &mut Table, answer: &Value, wide: bool, named: bool, prefix: &str) {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let columns = list(&answer["columnDefinitions"]);
-    let shown: Vec<usize> = columns
-        .iter()
-        .enumerate()
-        .filter(|(_, column)| wide || column["priority"].as_i64().unwrap_or(0) == 0)
-        .map(|(at, _)| at)
-        .collect();
+    let is_shown = |column: &Value| wide || column["priority"].as_i64().unwrap_or(0) == 0;
+    if !columns.is_empty() {
+        table.shown = columns.iter().enumerate().filter(|(_, column)| is_shown(column)).map(|(at, _)| at).collect();
+    }
+    let shown = table.shown.clone();
     if table.head.is_empty() {
         let names = shown.iter().filter_map(|at| columns.get(*at)?["name"].as_str().map(str::to_uppercase));
         table.head = named.then(|| "NAMESPACE".to_owned()).into_iter().chain(names).collect();
     }
-    // A watch sends the columns with its first row only; then the number of cells is all that is known.
-    let shown = if columns.is_empty() { (0..table.head.len() - usize::from(named)).collect() } else { shown };
     for row in list(&answer["rows"]) {
         let namespace = row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let cells = shown.iter().map(|at| cell(&row["cells"][*at]));
@@ -157,6 +156,16 @@ mod tests {
         };
         assert_eq!(shown(false, false, ""), "NAME   PHASE\nx      <none>\n");
         assert_eq!(shown(true, true, "s/"), "NAMESPACE   NAME   PHASE    POD\nns          s/x    <none>   x-1\n");
+    }
+
+    #[test]
+    fn rows_without_columns_are_cut_as_those_before() {
+        let columns =
+            json!([{"name": "Name", "priority": 0}, {"name": "Pod", "priority": 1}, {"name": "Age", "priority": 0}]);
+        let mut table = Table::default();
+        add_server_table(&mut table, &json!({"columnDefinitions": columns, "rows": []}), false, false, "");
+        add_server_table(&mut table, &json!({"rows": [{"cells": ["x", "x-1", "5s"]}]}), false, false, "");
+        assert_eq!(table.rows, [["x", "5s"]]);
     }
 
     #[test]

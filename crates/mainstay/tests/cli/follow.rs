@@ -42,6 +42,22 @@ fn followers_see_everything_once_over_the_servers_death() {
 }
 
 #[test]
+fn a_table_goes_on_below_its_headings() {
+    let server = server();
+    apply(&server, &session("s", "sleep 0.2; echo hi")).ok();
+    let mut watch = spawn(&server, "get session s -w");
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let head = lines.next().unwrap();
+    let columns: Vec<&str> = head.split_whitespace().collect();
+    let last = lines.find(|line| line.contains("Completed")).unwrap();
+    assert_eq!(columns, ["NAME", "PHASE", "AGENT", "MESSAGES", "AGE"]);
+    assert_eq!(last.split_whitespace().count(), columns.len(), "{head}\n{last}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    run(&server, "delete session s --timeout 60s").ok();
+}
+
+#[test]
 fn a_watch_shows_each_change_once_over_the_servers_death() {
     let mut server = server();
     apply(&server, &config("a", "{x: '1'}")).ok();
