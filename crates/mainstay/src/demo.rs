@@ -33,9 +33,10 @@ const AWAY: Duration = Duration::from_secs(1);
 /// Longest time for the whole session.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When what happened.
+/// When what happened, as a watch showed it.
+#[derive(Default)]
 struct Timeline {
-    created: Instant,
+    created: Option<Instant>,
     running: Option<Instant>,
     first_message: Option<Instant>,
     finished: Option<(Phase, Instant, Session)>,
@@ -61,10 +62,15 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     say("A control plane: mainstay serve, SQLite, TLS, one process");
     let since = Instant::now();
     let mut stage = Stage::open(&data_dir).await?;
-    tell(&format!("{} ready after {} ms (first start: makes its CA and keys)", stage.url()?, since.elapsed().as_millis()));
+    tell(&format!(
+        "{} ready after {} ms (first start: makes its CA and keys)",
+        stage.url()?,
+        since.elapsed().as_millis()
+    ));
 
     let outcome = timeout(PATIENCE, story(&mut stage, &repo, !args.no_kill)).await;
-    let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the session did not end in {} s", PATIENCE.as_secs())));
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the session did not end in {} s", PATIENCE.as_secs())));
     if outcome.is_err() {
         show_log(&stage.log());
     }
@@ -80,7 +86,10 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     clean_up(&mut stage).await?;
-    say(&format!("Done in {:.1} s. Nothing was lost, nothing was done twice, nothing is left over.", began.elapsed().as_secs_f64()));
+    say(&format!(
+        "Done in {:.1} s. Nothing was lost, nothing was done twice, nothing is left over.",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
@@ -89,12 +98,12 @@ async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()>
     let manifests = manifests(&repo.bundle().await?);
     let client = client(&stage.kubeconfig()).await?;
     let mut phases = follow::phases(client, PROJECT, SESSION);
-    let created = Instant::now();
-    let applied = stage.run(&["apply", "-f", "-"], &manifests, &[("DEMO_GIT_TOKEN", "demo-token-not-a-secret")]).await?;
+    let applied =
+        stage.run(&["apply", "-f", "-"], &manifests, &[("DEMO_GIT_TOKEN", "demo-token-not-a-secret")]).await?;
     applied.lines().for_each(tell);
 
     say("The agent's messages, live: mainstay messages fix-change -f");
-    let mut timeline = Timeline { created, running: None, first_message: None, finished: None };
+    let mut timeline = Timeline::default();
     let patch = converse(stage, kill, &mut timeline, &mut phases).await?;
     while timeline.finished.is_none() {
         note_phase(phases.recv().await.context("the watch of the session ended")?, &mut timeline);
@@ -150,7 +159,11 @@ async fn converse(
             _ => {}
         }
     }
-    tell(&format!("{} messages, numbered 1 to {} without a gap; {steps} steps of the agent, each once", messages.last(), messages.last()));
+    tell(&format!(
+        "{} messages, numbered 1 to {} without a gap; {steps} steps of the agent, each once",
+        messages.last(),
+        messages.last()
+    ));
     patch.context("the agent sent no patch")
 }
 
@@ -196,6 +209,7 @@ async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
 }
 
 fn note_phase((phase, at, session): (Phase, Instant, Session), timeline: &mut Timeline) {
+    timeline.created.get_or_insert(at);
     match phase {
         Phase::Running => drop(timeline.running.get_or_insert(at)),
         phase if phase.is_terminal() => timeline.finished = Some((phase, at, session)),
@@ -207,15 +221,22 @@ fn show_message(message: &Value) {
     let time = message["time"].as_str().and_then(|time| time.get(11..23)).unwrap_or_default();
     let kind = message["data"]["type"].as_str().or(message["type"].as_str()).unwrap_or_default();
     let text = message["text"].as_str().or(message["data"]["text"].as_str()).unwrap_or_default();
-    let text = if text.is_empty() { message["data"].to_string() } else { text.trim().replace('\n', "\n                                  ") };
+    let text = if text.is_empty() {
+        message["data"].to_string()
+    } else {
+        text.trim().replace('\n', "\n                                  ")
+    };
     tell(&format!("#{:<3} {time}  {kind:<10} {text}", message["number"]));
 }
 
 fn show_timeline(timeline: &Timeline) {
-    let since = |at: Option<Instant>| at.map_or_else(|| "-".to_owned(), |at| at.duration_since(timeline.created).as_millis().to_string());
-    say("Timeline, in ms since the manifests were handed to apply");
+    let since = |at: Option<Instant>| match (timeline.created, at) {
+        (Some(created), Some(at)) => at.duration_since(created).as_millis().to_string(),
+        _ => "-".to_owned(),
+    };
+    say("Timeline of the session, in ms");
     for (what, at) in [
-        ("created", Some(timeline.created)),
+        ("created", timeline.created),
         ("Running", timeline.running),
         ("first message of the agent", timeline.first_message),
         ("Completed", timeline.finished.as_ref().map(|(_, at, _)| *at)),

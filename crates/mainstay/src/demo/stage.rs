@@ -54,7 +54,7 @@ impl Stage {
                     return Ok(());
                 }
             }
-            bail!("mainstay serve ended before it was ready; its log is {}", self.data_dir.join("../serve.log").display())
+            bail!("mainstay serve ended before it was ready; its log is {}", self.log().display())
         };
         timeout(PATIENCE, ready).await.context("mainstay serve did not become ready in 30 s")??;
         Ok(since.elapsed())
@@ -125,23 +125,30 @@ impl Stage {
 
     /// The server's address.
     pub fn url(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(self.data_dir.join("endpoint")).context("read the server's endpoint")?.trim().to_owned())
+        Ok(std::fs::read_to_string(self.data_dir.join("endpoint"))
+            .context("read the server's endpoint")?
+            .trim()
+            .to_owned())
     }
 
-    /// Processes that still name the data directory in their command line, this one apart; and leftovers on disk.
-    pub fn leftovers(&self) -> Vec<String> {
+    /// What of the demo's sandboxes is still there: processes, cgroups, files.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let node = self.data_dir.join("node");
         let dir = self.data_dir.display().to_string();
+        let instance = std::fs::read_to_string(node.join("instance")).unwrap_or_default();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
             let own = entry.file_name().to_str() == Some(std::process::id().to_string().as_str());
-            if !own && (command.contains(&dir) || command.contains("__shim")) {
-                found.push(format!("process {}: {command}", entry.file_name().display()));
-            }
+            let command = read("cmdline").replace('\0', " ");
+            let ours = command.contains(&dir) || (!instance.is_empty() && read("cgroup").contains(instance.trim()));
+            found.extend((ours && !own).then(|| format!("process {}: {command}", entry.file_name().display())));
         }
+        found.extend(
+            mainstay_node::cgroup::of_instance(instance.trim()).into_iter().map(|(_, path)| path.display().to_string()),
+        );
         for part in ["run", "pods", "workspaces"] {
-            let entries = std::fs::read_dir(self.data_dir.join("node").join(part));
+            let entries = std::fs::read_dir(node.join(part));
             found.extend(entries.into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()));
         }
         found
