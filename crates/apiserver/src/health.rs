@@ -13,7 +13,8 @@ use crate::server::ApiServer;
 use crate::status::{ApiError, ApiResult};
 
 /// Which Kubernetes' conventions these are, as clients compare it.
-const KUBERNETES: &str = "v1.35.0";
+/// kubectl warns about a server that is more than one minor version away: 1.35 to 1.37 do not.
+const KUBERNETES: &str = "v1.36.0";
 
 /// Answers what is open to everyone.
 ///
@@ -60,7 +61,7 @@ fn checks(name: &str, checks: &[(&'static str, Result<(), String>)], verbose: bo
 fn version(server: &ApiServer) -> ApiResult<Response<Body>> {
     let body = json!({
         "major": "1",
-        "minor": "35",
+        "minor": "36",
         "gitVersion": format!("{KUBERNETES}+mainstay.{}", server.version()),
         "gitCommit": "",
         "gitTreeState": "clean",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use mainstay_api::project::RESERVED;
 use mainstay_store::{Object, StoreError, Write};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -154,6 +155,10 @@ enum Removed {
 
 async fn remove(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOptions) -> ApiResult<Removed> {
     let about = call.about(name);
+    // Where everything of the platform lives, and what commands without a namespace mean.
+    if call.entry.habit == Habit::Namespace && RESERVED.contains(&name) {
+        return Err(ApiError::forbidden(about, "this namespace may not be deleted"));
+    }
     let key = call.entry.key(namespace, name);
     for _ in 0..MAX_RACES {
         let found = call.server.store().get(&key).await.map_err(|error| ApiError::from_store(&error, about))?;

@@ -85,7 +85,9 @@ fn parse(call: &Call<'_>, body: &[u8], options: WriteOptions) -> ApiResult<Patch
 
 fn unsupported(media: Media) -> ApiError {
     let why = match media {
-        Media::StrategicPatch => "strategic merge patch is not supported by this server yet: use --type=merge, or ",
+        Media::StrategicPatch => {
+            "strategic merge patch is not supported by this server yet: use kubectl replace, --type=merge, or "
+        }
         Media::ApplyPatch => "server-side apply is not supported by this server yet: use client-side apply, or ",
         _ => "the body of the request was in an unknown format: ",
     };

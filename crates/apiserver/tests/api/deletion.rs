@@ -121,3 +121,13 @@ async fn dry_runs_change_nothing() {
     let list = api.get(&configmaps("")).await.expect(200);
     assert_eq!(list["items"], json!([before]));
 }
+
+
+#[tokio::test]
+async fn the_platforms_namespaces_are_not_deleted() {
+    let api = Harness::new().await;
+    for name in ["default", "mainstay-system"] {
+        let path = format!("/api/v1/namespaces/{name}");
+        api.delete(&path).await.refused(403, "this namespace may not be deleted");
+    }
+}

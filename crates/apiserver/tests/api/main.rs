@@ -1,9 +1,11 @@
 //! The API server against a real store, in process and over TLS. One file per theme.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
 mod crud;
 mod deletion;
 mod harness;
+mod kube_client;
 mod limits;
 mod lists;
 mod logs;

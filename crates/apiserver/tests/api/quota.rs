@@ -9,7 +9,7 @@ async fn quota(api: &Harness, hard: Value) {
     api.post("/api/v1/namespaces/default/resourcequotas", &quota).await.expect(201);
 }
 
-fn pod(name: &str, limits: Value) -> Value {
+fn pod(name: &str, limits: &Value) -> Value {
     let container = json!({"name": "agent", "command": ["true"], "resources": {"limits": limits}});
     json!({"metadata": {"name": name}, "spec": {"containers": [container], "restartPolicy": "Never", "nodeName": "local"}})
 }
@@ -37,16 +37,16 @@ async fn pods_that_have_ended_use_nothing() {
     let api = Harness::new().await;
     quota(&api, json!({"pods": "2", "limits.cpu": "1500m", "limits.memory": "1Gi"})).await;
     let path = "/api/v1/namespaces/default/pods";
-    api.post(path, &pod("a", json!({"cpu": "1"}))).await.refused(403, "must specify limits.memory");
-    api.post(path, &pod("a", json!({"cpu": "1", "memory": "64Mi"}))).await.expect(201);
-    let limits = json!({"cpu": "600m", "memory": "64Mi"});
-    api.post(path, &pod("b", limits.clone()))
+    api.post(path, &pod("a", &json!({"cpu": "1"}))).await.refused(403, "must specify limits.memory");
+    api.post(path, &pod("a", &json!({"cpu": "1", "memory": "64Mi"}))).await.expect(201);
+    let limits = &json!({"cpu": "600m", "memory": "64Mi"});
+    api.post(path, &pod("b", limits))
         .await
         .refused(403, "requested: limits.cpu=600m, used: limits.cpu=1, limited: limits.cpu=1500m");
     api.merge(&format!("{path}/a/status"), &json!({"status": {"phase": "Failed"}})).await.expect(200);
-    api.post(path, &pod("b", limits.clone())).await.expect(201);
-    api.post(path, &pod("c", limits.clone())).await.expect(201);
-    api.post(path, &pod("d", json!({"cpu": "10m", "memory": "8Mi"})))
+    api.post(path, &pod("b", limits)).await.expect(201);
+    api.post(path, &pod("c", limits)).await.expect(201);
+    api.post(path, &pod("d", &json!({"cpu": "10m", "memory": "8Mi"})))
         .await
         .refused(403, "requested: pods=1, used: pods=2");
 }
