@@ -3,7 +3,7 @@
 //! Everything it shows goes through the same program that a user runs: `serve`, `apply`, `messages`, `send`, `get`,
 //! `delete`. What it claims at the end it has checked; any check that fails makes the demo fail.
 
-pub mod args;
+pub(crate) mod args;
 mod follow;
 mod repo;
 mod stage;
@@ -31,7 +31,7 @@ const KILL_AFTER_STEP: u64 = 4;
 /// How long the control plane is away, so that one can see the agent work on.
 const AWAY: Duration = Duration::from_secs(1);
 /// Longest time for the whole session.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// When what happened, as a watch showed it.
 #[derive(Default)]
@@ -46,7 +46,7 @@ struct Timeline {
 ///
 /// # Errors
 /// Whatever did not go as it should.
-pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let scratch = tempfile::Builder::new().prefix("mainstay-demo-").tempdir().context("make a temporary directory")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));

@@ -8,7 +8,7 @@
 //! | API server, listener | all above | stops accepting, drains 5 s |
 //! | controllers, node agent | the API, in process | finish their effects; sandboxes go on |
 
-pub mod args;
+pub(crate) mod args;
 mod dir;
 mod log;
 mod node;
@@ -58,7 +58,7 @@ struct Base {
 ///
 /// # Errors
 /// When a part cannot be opened, an essential task ends, or not all finish within the grace period.
-pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     log::init(&args.log)?;
     let dir = args.data_dir;
     dir::prepare(&dir)?;

@@ -6,6 +6,10 @@ use clap::Args;
 
 /// Watch an agent fix a failing test, while the control plane is killed and comes back
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  mainstay demo
+  mainstay demo --keep      # and look around afterwards")]
 pub(crate) struct DemoArgs {
     /// Keep what the demo made
     #[arg(long)]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::stage::Stage;
 
 /// The messages of one session, through `mainstay messages -f`, which reconnects by itself.
-pub struct Messages {
+pub(crate) struct Messages {
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
     last: u64,
@@ -25,7 +25,7 @@ pub struct Messages {
 
 impl Messages {
     /// Follows from the first message on.
-    pub fn follow(stage: &Stage, namespace: &str, session: &str) -> anyhow::Result<Self> {
+    pub(crate) fn follow(stage: &Stage, namespace: &str, session: &str) -> anyhow::Result<Self> {
         let mut command = stage.command(&["messages", session, "-n", namespace, "-f", "-o", "json"]);
         let mut child = command.stderr(Stdio::null()).spawn().context("start mainstay messages -f")?;
         let stdout = child.stdout.take().context("no output of mainstay messages -f")?;
@@ -33,7 +33,7 @@ impl Messages {
     }
 
     /// The next message. Checks that none is missing and none comes twice.
-    pub async fn next(&mut self) -> anyhow::Result<Value> {
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Value> {
         let line = self.lines.next_line().await?.context("the stream of messages ended early")?;
         let message: Value = serde_json::from_str(&line).with_context(|| format!("read the message {line}"))?;
         let number = message["number"].as_u64().with_context(|| format!("a message without a number: {line}"))?;
@@ -43,13 +43,13 @@ impl Messages {
     }
 
     /// The number of the last message.
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.last
     }
 }
 
 /// Each new phase of the session and when it was seen, over a watch that resumes after the server's death.
-pub fn phases(client: kube::Client, namespace: &str, session: &str) -> mpsc::Receiver<(Phase, Instant, Session)> {
+pub(crate) fn phases(client: kube::Client, namespace: &str, session: &str) -> mpsc::Receiver<(Phase, Instant, Session)> {
     let (sender, receiver) = mpsc::channel(64);
     let sessions: Api<Session> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={session}"));

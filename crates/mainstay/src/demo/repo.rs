@@ -8,13 +8,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// A work tree on the host.
-pub struct Repo {
+pub(crate) struct Repo {
     dir: PathBuf,
 }
 
 impl Repo {
     /// Makes the repository with its first commit.
-    pub async fn create(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn create(dir: &Path) -> anyhow::Result<Self> {
         let repo = Self { dir: dir.to_owned() };
         std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join("fares.py"), include_str!("../../demo/repo/fares.py"))?;
@@ -26,23 +26,23 @@ impl Repo {
     }
 
     /// The whole repository as one file, to be cloned from.
-    pub async fn bundle(&self) -> anyhow::Result<Vec<u8>> {
+    pub(crate) async fn bundle(&self) -> anyhow::Result<Vec<u8>> {
         self.git(&["bundle", "create", "-q", ".git/demo.bundle", "HEAD", "main"], None).await?;
         Ok(std::fs::read(self.dir.join(".git/demo.bundle"))?)
     }
 
     /// Applies a mailed patch as a commit.
-    pub async fn apply(&self, patch: &str) -> anyhow::Result<()> {
+    pub(crate) async fn apply(&self, patch: &str) -> anyhow::Result<()> {
         self.git(&["am", "-q"], Some(patch)).await.map(drop)
     }
 
     /// What git prints.
-    pub async fn show(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) async fn show(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.git(arguments, None).await
     }
 
     /// Runs the program's tests; whether they pass, and the last line they print.
-    pub async fn test(&self) -> anyhow::Result<(bool, String)> {
+    pub(crate) async fn test(&self) -> anyhow::Result<(bool, String)> {
         let output = Command::new("/usr/bin/python3")
             .args(["-B", "-m", "unittest", "-q"])
             .current_dir(&self.dir)

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server and the command line that talks to it; both are this very program.
-pub struct Stage {
+pub(crate) struct Stage {
     exe: PathBuf,
     data_dir: PathBuf,
     server: Option<Child>,
@@ -22,18 +22,18 @@ pub struct Stage {
 
 impl Stage {
     /// Starts the server on a free port.
-    pub async fn open(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn open(data_dir: &Path) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("find this program")?;
         let mut stage = Self { exe, data_dir: data_dir.to_owned(), server: None, listen: "127.0.0.1:0".to_owned() };
         stage.start().await?;
         // After a restart clients must find the server where it was.
         let url = stage.url()?;
-        stage.listen = url.trim_start_matches("https://").to_owned();
+        url.trim_start_matches("https://").clone_into(&mut stage.listen);
         Ok(stage)
     }
 
     /// Starts the server, and waits until it is ready.
-    pub async fn start(&mut self) -> anyhow::Result<Duration> {
+    pub(crate) async fn start(&mut self) -> anyhow::Result<Duration> {
         let since = Instant::now();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let child = Command::new(&self.exe)
@@ -61,7 +61,7 @@ impl Stage {
     }
 
     /// SIGKILL: no chance to tidy up. Returns the pid that was killed.
-    pub async fn kill(&mut self) -> anyhow::Result<u32> {
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<u32> {
         let mut child = self.server.take().context("the server is not running")?;
         let pid = child.id().context("the server has ended already")?;
         child.start_kill()?;
@@ -70,7 +70,7 @@ impl Stage {
     }
 
     /// SIGTERM, and waits for a clean end.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.server.take() else { return Ok(()) };
         if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -81,14 +81,14 @@ impl Stage {
     }
 
     /// The server goes on when this program ends.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         if let Some(child) = self.server.take() {
             std::mem::forget(child);
         }
     }
 
     /// A command of this program against the server.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -96,7 +96,7 @@ impl Stage {
     }
 
     /// Runs a command with input and a variable in its environment; what it prints.
-    pub async fn run(&self, arguments: &[&str], input: &str, env: &[(&str, &str)]) -> anyhow::Result<String> {
+    pub(crate) async fn run(&self, arguments: &[&str], input: &str, env: &[(&str, &str)]) -> anyhow::Result<String> {
         let mut command = self.command(arguments);
         let mut child = command.envs(env.iter().copied()).stdin(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -114,17 +114,17 @@ impl Stage {
     }
 
     /// The kubeconfig that the server wrote.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.data_dir.join("admin.kubeconfig")
     }
 
     /// Where the server's log goes.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.data_dir.parent().unwrap_or(&self.data_dir).join("serve.log")
     }
 
     /// The server's address.
-    pub fn url(&self) -> anyhow::Result<String> {
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(self.data_dir.join("endpoint"))
             .context("read the server's endpoint")?
             .trim()

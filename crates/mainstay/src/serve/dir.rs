@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 /// The admin's kubeconfig.
-pub fn kubeconfig(dir: &Path) -> PathBuf {
+pub(crate) fn kubeconfig(dir: &Path) -> PathBuf {
     dir.join("admin.kubeconfig")
 }
 
 /// The file that holds the URL of the running server.
-pub fn endpoint(dir: &Path) -> PathBuf {
+pub(crate) fn endpoint(dir: &Path) -> PathBuf {
     dir.join("endpoint")
 }
 
 /// Makes the directory, or checks that it is ours and nobody else can enter.
-pub fn prepare(dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -34,7 +34,7 @@ pub fn prepare(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes the URL for the command line to find, atomically.
-pub fn write_endpoint(dir: &Path, url: &str) -> anyhow::Result<()> {
+pub(crate) fn write_endpoint(dir: &Path, url: &str) -> anyhow::Result<()> {
     let (path, temporary) = (endpoint(dir), dir.join("endpoint.new"));
     let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     writeln!(file, "{url}")?;
@@ -42,7 +42,7 @@ pub fn write_endpoint(dir: &Path, url: &str) -> anyhow::Result<()> {
 }
 
 /// A clean end leaves no endpoint behind.
-pub fn remove_endpoint(dir: &Path) {
+pub(crate) fn remove_endpoint(dir: &Path) {
     if let Err(error) = std::fs::remove_file(endpoint(dir)) {
         tracing::warn!(%error, "the endpoint file could not be removed");
     }

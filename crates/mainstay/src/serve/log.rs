@@ -6,7 +6,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging what `filter` lets through.
-pub fn init(filter: &str) -> anyhow::Result<()> {
+pub(crate) fn init(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter; try info, or warn,mainstay_node=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

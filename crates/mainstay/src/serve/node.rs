@@ -19,7 +19,7 @@ use tower::util::BoxCloneSyncService;
 use super::Base;
 
 /// Starts the node agent of this machine, and lets the API server reach its logs.
-pub async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()> {
+pub(crate) async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()> {
     let support = probe();
     let isolation = support.isolation();
     tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
