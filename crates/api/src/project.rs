@@ -10,7 +10,7 @@ use crate::common::{self, Resources, quoted};
 use crate::field::{Fault, FieldError};
 use crate::kind::{Column, Kind, Rules, Unknown};
 use crate::names;
-use crate::session::check_workspace_size;
+use crate::session::{check_workspace_size, unreadable};
 use crate::span::Span;
 
 /// A team's space.
@@ -208,7 +208,7 @@ fn on_create(object: &mut Value) {
 fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let spec = match ProjectSpec::deserialize(&new["spec"]) {
         Ok(spec) => spec,
-        Err(error) => return vec![FieldError::invalid("spec", "object", error.to_string())],
+        Err(error) => return unreadable(&new["spec"]["sessionDefaults"], "spec.sessionDefaults", &error),
     };
     let mut errors = Vec::new();
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
@@ -278,6 +278,10 @@ mod tests {
         );
         assert_eq!(faults("web", json!({ "members": [{ "name": "system:admin", "role": "owner" }] })).len(), 1);
         assert_eq!(faults("web", json!({ "quota": { "cpu": "lots" } })).len(), 1);
+        assert_eq!(
+            faults("web", json!({ "sessionDefaults": { "timeout": "soon" } })),
+            ["spec.sessionDefaults.timeout: Invalid value: \"soon\": must be seconds, or a span such as 90s or 1h30m"]
+        );
         assert!(faults("web", json!({ "displayName": "Web", "quota": { "running": 3 } })).is_empty());
     }
 }

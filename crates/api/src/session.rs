@@ -187,7 +187,7 @@ fn on_create(object: &mut Value) {
 fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = match SessionSpec::deserialize(&new["spec"]) {
         Ok(spec) => spec,
-        Err(error) => return vec![FieldError::invalid("spec", "object", error.to_string())],
+        Err(error) => return unreadable(&new["spec"], "spec", &error),
     };
     let mut errors = Vec::new();
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
@@ -210,7 +210,6 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(common::check_resources("spec.resources", &spec.resources));
     errors.extend(common::check_grants("spec.credentials", &spec.credentials));
     errors.extend(check_workspace_size("spec.workspace.size", spec.workspace.size.as_deref()));
-    errors.extend(check_span(new, "timeout").into_iter().chain(check_span(new, "inactivityTimeout")));
     if let Some(before) = old.and_then(|old| old["spec"]["run"].as_u64())
         && spec.run < before
     {
@@ -245,11 +244,15 @@ pub(crate) fn check_workspace_size(path: &str, size: Option<&str>) -> Option<Fie
     }
 }
 
-fn check_span(object: &Value, field: &str) -> Option<FieldError> {
-    let value = object["spec"].get(field).filter(|value| !value.is_null())?;
-    Span::deserialize(value)
-        .is_err()
-        .then(|| FieldError::invalid(format!("spec.{field}"), value, "must be seconds, or a span such as 90s or 1h30m"))
+/// Of fields that the schema lets through and that still cannot be read, the spans are named one by one.
+pub(crate) fn unreadable(parent: &Value, path: &str, error: &serde_json::Error) -> Vec<FieldError> {
+    let wrong = |field: &&str| {
+        let value = parent.get(*field).filter(|value| !value.is_null())?;
+        let detail = "must be seconds, or a span such as 90s or 1h30m";
+        Span::deserialize(value).is_err().then(|| FieldError::invalid(format!("{path}.{field}"), value, detail))
+    };
+    let spans: Vec<FieldError> = ["timeout", "inactivityTimeout"].iter().filter_map(wrong).collect();
+    if spans.is_empty() { vec![FieldError::invalid(path, "object", error.to_string())] } else { spans }
 }
 
 fn check_status(new: &Value, old: &Value) -> Vec<FieldError> {

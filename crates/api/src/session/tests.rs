@@ -35,6 +35,10 @@ fn wrong_specs_are_refused_by_field() {
             "spec.agent: Invalid value: \"Not A Name\": must be at most 253 lower-case letters, digits, '-' and '.', starting and ending with a letter or digit",
         ),
         (
+            json!({ "timeout": "soon", "command": ["x"] }),
+            "spec.timeout: Invalid value: \"soon\": must be seconds, or a span such as 90s or 1h30m",
+        ),
+        (
             json!({ "credentials": [{ "name": "a" }, { "name": "a" }] }),
             "spec.credentials[1].name: Duplicate value: \"a\"",
         ),
