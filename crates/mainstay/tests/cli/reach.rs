@@ -27,6 +27,10 @@ fn the_local_server_is_found_and_a_strangers_is_refused() {
     let said = finish(local, "").ok();
     assert!(said.contains("server     ") && said.contains(&server.url().unwrap()), "{said}");
 
+    let mut named = Command::new(EXE);
+    named.args(["get", "namespaces", "-o", "name"]).env_clear().env("KUBECONFIG", server.kubeconfig());
+    assert!(finish(named, "").ok().contains("namespace/default\n"));
+
     // Something that speaks HTTP, and is not ours.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -6,8 +6,7 @@ fn a_session_is_started_talked_to_resumed_and_deleted() {
     let agent = "apiVersion: mainstay.dev/v1alpha1\nkind: Agent\nmetadata: {name: echo}\n\
         spec: {command: [/bin/sh, -c, 'while read line; do echo \"got $line in $PLACE\"; test \"$line\" = end && exit 0; done']}\n";
     apply(&server, agent).ok();
-    let mut start =
-        server.command(&["start", "echo", "--name", "s", "--prompt", "-", "--env", "PLACE", "--keep", "-o", "json"]);
+    let mut start = server.command(&["start", "echo", "--name", "s", "--prompt", "-", "--env", "PLACE", "-o", "json"]);
     start.env("PLACE", "here");
     let started = json(&finish(start, "first\n").ok());
     assert_eq!((&started["spec"]["agent"], &started["spec"]["prompt"]), (&"echo".into(), &"first".into()));
