@@ -135,6 +135,13 @@ impl FakeApi {
         state.messages.iter().map(|message| message["text"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// The texts of one session's agent, in order.
+    pub(crate) fn said_in(&self, session: &str) -> Vec<String> {
+        let state = self.lock();
+        let said = state.messages.iter().filter(|one| one["session"] == session && one["type"] == "agent");
+        said.map(|message| message["text"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     pub(crate) fn heartbeats(&self) -> usize {
         self.lock().heartbeats.len()
     }
@@ -267,7 +274,7 @@ impl FakeApi {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let rest = path.strip_prefix(SESSIONS).unwrap();
-        let (_, subresource) = rest.split_once('/').unwrap_or((rest, ""));
+        let (session, subresource) = rest.split_once('/').unwrap_or((rest, ""));
         let authorization = parts.headers["authorization"].to_str().unwrap().to_owned();
         self.lock().authorizations.push(authorization);
         if subresource == "messages" && parts.method == Method::GET {
@@ -284,16 +291,18 @@ impl FakeApi {
                 (200, body)
             }
             (Method::GET, "heartbeat") => (200, json!({ "run": 0 })),
-            (Method::POST, "messages") => self.append(&body),
+            (Method::POST, "messages") => self.append(session, &body),
             _ => failure(404, "not found"),
         }))
     }
 
-    fn append(&self, body: &Value) -> Answer {
+    fn append(&self, session: &str, body: &Value) -> Answer {
         let mut state = self.lock();
         for message in body["messages"].as_array().unwrap() {
-            if state.messages.iter().all(|known| known["id"] != message["id"] || known["run"] != message["run"]) {
-                state.messages.push(message.clone());
+            if state.messages.iter().all(|known| known["id"] != message["id"] || known["session"] != session) {
+                let mut message = message.clone();
+                message["session"] = json!(session);
+                state.messages.push(message);
             }
         }
         (200, json!({ "messages": [], "last": state.messages.len() }))

@@ -30,6 +30,43 @@ async fn a_sandbox_goes_on_and_is_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn twenty_pods_survive_an_agent_that_comes_and_goes() {
+    const PODS: usize = 20;
+    let mut bench = Bench::new();
+    let mark = bench.path("mark");
+    for number in 0..PODS {
+        let name = format!("fix{number}-1");
+        let script =
+            format!("echo {number} >> {}; for n in 0 1 2 3 4 5 6 7 8 9; do echo $n; sleep 0.1; done", mark.display());
+        let mut pod = pod(&name, &script);
+        pod["metadata"]["labels"]["mainstay.dev/session"] = json!(format!("fix{number}"));
+        pod["metadata"]["annotations"]["mainstay.dev/session-uid"] = json!(format!("s-{number}"));
+        bench.api.create(pod);
+        // Between any two steps of any of them.
+        if number % 3 == 2 {
+            bench.stop().await;
+            bench.start();
+        }
+    }
+    let expected: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+    for number in 0..PODS {
+        let name = format!("fix{number}-1");
+        assert_eq!(bench.finished(&name).await["reason"], "Completed", "{name}");
+        assert_eq!(bench.api.said_in(&format!("fix{number}")), expected, "{name}: each once and in order");
+        bench.api.delete(&name, 0);
+        if number % 7 == 6 {
+            bench.stop().await;
+            bench.start();
+        }
+    }
+    eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
+    let mut ran: Vec<usize> =
+        std::fs::read_to_string(&mark).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    ran.sort_unstable();
+    assert_eq!(ran, (0..PODS).collect::<Vec<_>>(), "each ran once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_ended_meanwhile_is_reported() {
     let mut bench = Bench::new();
     let go = bench.path("go");
