@@ -51,7 +51,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (server, caller) = (self.server.clone(), Caller::Trusted(self.identity.clone()));
-        let task = self.tasks.spawn("api-request", async move { server.handle(request, caller).await });
+        // Boxed first: the request's future is large, and spawning would move it several times.
+        let work = Box::pin(async move { server.handle(request, caller).await });
+        let task = self.tasks.spawn("api-request", work);
         Box::pin(async move {
             Ok(task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a request ended without an answer");

@@ -137,18 +137,21 @@ where
         None => Part::Main,
         Some("status") if call.entry.kind.status => Part::Status,
         Some("finalize") if call.entry.habit == Habit::Namespace => Part::Finalize,
-        Some(_) => return sub::subresource(call, verb, body).await,
+        Some(_) => return Box::pin(sub::subresource(call, verb, body)).await,
     };
     let body = content::read(&call.parts.headers, body, call.server.limits().body);
+    // Boxed, so that a read does not carry the size of a write.
     match (part, verb) {
         (Part::Main | Part::Status, Verb::Get) => verbs::read::get(call).await,
-        (_, Verb::Update) => verbs::patch::update(call, part, body.await?).await,
-        (_, Verb::Patch) => verbs::patch::patch(call, part, body.await?).await,
-        (Part::Main, Verb::List) => verbs::list::list(call).await,
-        (Part::Main, Verb::Watch) => verbs::watch::watch(call).await,
-        (Part::Main, Verb::Create) if call.path.name.is_none() => verbs::create::create(call, body.await?).await,
-        (Part::Main, Verb::Delete) => verbs::delete::delete(call, body.await?).await,
-        (Part::Main, Verb::DeleteCollection) => verbs::delete::delete_collection(call, body.await?).await,
+        (_, Verb::Update) => Box::pin(verbs::patch::update(call, part, body.await?)).await,
+        (_, Verb::Patch) => Box::pin(verbs::patch::patch(call, part, body.await?)).await,
+        (Part::Main, Verb::List) => Box::pin(verbs::list::list(call)).await,
+        (Part::Main, Verb::Watch) => Box::pin(verbs::watch::watch(call)).await,
+        (Part::Main, Verb::Create) if call.path.name.is_none() => {
+            Box::pin(verbs::create::create(call, body.await?)).await
+        }
+        (Part::Main, Verb::Delete) => Box::pin(verbs::delete::delete(call, body.await?)).await,
+        (Part::Main, Verb::DeleteCollection) => Box::pin(verbs::delete::delete_collection(call, body.await?)).await,
         _ => Err(ApiError::method_not_allowed()),
     }
 }

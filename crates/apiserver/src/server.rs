@@ -153,10 +153,11 @@ impl ApiServer {
     {
         let (parts, body) = request.into_parts();
         let mut observation = self.0.metrics.begin();
-        let work = route::route(self, &parts, body, caller, &mut observation);
-        let answer = match tokio::time::timeout(self.0.config.limits.request, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ApiError::timeout("the request took longer than the server allows")),
+        let answer = {
+            // Pinned here: handing the future to the timeout by value would move it.
+            let work = std::pin::pin!(route::route(self, &parts, body, caller, &mut observation));
+            let late = |_| ApiError::timeout("the request took longer than the server allows");
+            tokio::time::timeout(self.0.config.limits.request, work).await.map_err(late).and_then(|answer| answer)
         };
         let response = answer.unwrap_or_else(|error| respond::failure(&error));
         self.0.metrics.end(&observation, response.status());
