@@ -45,7 +45,9 @@ impl Server {
     /// When it does not become ready.
     pub fn start_with(exe: impl AsRef<Path>, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let mut server = Self::idle(exe)?;
-        env.iter().for_each(|(name, value)| server.set_env(name, Some(value)));
+        for (name, value) in env {
+            server.set_env(name, Some(value));
+        }
         server.restart()?;
         Ok(server)
     }
