@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::reconcile::{FencingToken, Reconciler};
 use attempt::Attempt;
 pub(crate) use attempt::{Done, Ended, outcome_of};
-pub use metrics::{Counter, Metrics};
+pub use metrics::{Counter, Gauge, Metrics};
 pub use queue::{Moment, Outcome, Queue, Version, Wake, Woken};
 use watch::{Feed, Role};
 pub(crate) use watch::{Head, run as watch_kind};
@@ -64,6 +64,13 @@ impl<K: Clone + Eq + Hash> Shared<K> {
     fn with_queue<T>(&self, work: impl FnOnce(&mut Queue<K>) -> T) -> T {
         // The queue is consistent between its calls; a panic within one is a bug that tests would show.
         work(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn observe_counts(&self) {
+        let (keys, waiting, running) = self.with_queue(|queue| queue.counts());
+        self.metrics.keys.set(keys);
+        self.metrics.waiting.set(waiting);
+        self.metrics.running.set(running);
     }
 
     pub(crate) fn wake(&self, key: &K, wake: Wake, version: Option<Version>) {
@@ -184,6 +191,7 @@ where
             let handle = tasks.spawn("reconcile", work(key.clone(), backoff));
             running.push(async move { (key, handle.await) });
         }
+        shared.observe_counts();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,

@@ -50,13 +50,8 @@ pub struct SessionReconciler {
 pub enum Action {
     /// Hand over the first message, exactly once by its id.
     SendPrompt(String),
-    /// Make the run's Pod, or write this status when the quota does not allow it.
-    CreatePod {
-        /// The Pod.
-        pod: Box<mainstay_api::pod::Pod>,
-        /// Absent when the status says so already.
-        blocked: Option<Box<SessionStatus>>,
-    },
+    /// Make the run's Pod; when the API will not have it, say why in the status, as of this time.
+    CreatePod(Box<mainstay_api::pod::Pod>, Timestamp),
     /// Tell this Pod (name, uid) to stop and go.
     DeletePod(String, String),
     /// Write this status.
@@ -89,7 +84,7 @@ impl Reconciler for SessionReconciler {
     async fn apply(&self, session: &Session, action: Action, token: FencingToken) -> Result<Effect, Failure> {
         match action {
             Action::SendPrompt(text) => self.send_prompt(session, &text).await,
-            Action::CreatePod { pod, blocked } => self.create_pod(session, *pod, blocked, token).await,
+            Action::CreatePod(pod, at) => self.create_pod(session, *pod, at, token).await,
             Action::DeletePod(name, uid) => self.objects.delete::<Pod>(&beside(session, name), Some(&uid)).await,
             Action::WriteStatus(new) => self.write_status(session, &new).await,
             Action::RemoveFinalizer => self.remove_finalizer(session).await,
@@ -131,7 +126,7 @@ impl SessionReconciler {
         &self,
         session: &Session,
         mut pod: mainstay_api::pod::Pod,
-        blocked: Option<Box<SessionStatus>>,
+        at: Timestamp,
         token: FencingToken,
     ) -> Result<Effect, Failure> {
         let annotations = pod.metadata.annotations.get_or_insert_default();
@@ -144,29 +139,36 @@ impl SessionReconciler {
             }
             // It came into being since we looked: look again, and judge it.
             Ok(None) => Err(Failure::new(Class::Conflict, format!("create Pod {key}: there is one already"))),
-            Err(failure) if failure.class() == Class::Terminal(Reason::QuotaExceeded) => {
-                self.block(session, blocked, &failure).await
-            }
-            Err(failure) => Err(failure),
+            Err(failure) => match failure.class() {
+                Class::Terminal(Reason::QuotaExceeded) => self.block(session, &failure, at).await,
+                Class::Terminal(reason) => self.refused(session, reason, &failure, at).await,
+                _ => Err(failure),
+            },
         }
     }
 
     /// The quota is used up: the session stays Pending and says why.
-    async fn block(
-        &self,
-        session: &Session,
-        status: Option<Box<SessionStatus>>,
-        failure: &Failure,
-    ) -> Result<Effect, Failure> {
+    async fn block(&self, session: &Session, failure: &Failure, at: Timestamp) -> Result<Effect, Failure> {
         self.with_blocked(|blocked| blocked.insert(Key::of(&session.metadata)));
-        let effect = match status {
-            Some(mut new) => {
-                status::explain(&mut new, &failure.chain());
-                self.write_status(session, &new).await?
-            }
+        let effect = match status::blocked(session, &failure.chain(), at) {
+            Some(new) => self.write_status(session, &new).await?,
             None => Effect::NONE,
         };
         Ok(effect.halting(Next::After(BLOCKED_RESYNC)))
+    }
+
+    /// The API will never have this Pod: the run failed before it began (R20).
+    async fn refused(
+        &self,
+        session: &Session,
+        reason: Reason,
+        failure: &Failure,
+        at: Timestamp,
+    ) -> Result<Effect, Failure> {
+        let message = failure.chain();
+        let change = status::Change::Failed { reason: reason.as_str(), message: &message, exit_code: None };
+        let effect = self.write_status(session, &status::next(session, &change, at)).await?;
+        Ok(effect.halting(Next::AwaitChange))
     }
 
     async fn write_status(&self, session: &Session, new: &SessionStatus) -> Result<Effect, Failure> {
@@ -175,17 +177,20 @@ impl SessionReconciler {
         if !new.phase.is_terminal() {
             return Ok(effect);
         }
-        // Something was freed: whoever the quota keeps back in this project looks again.
-        let freed = self.with_blocked(|blocked| {
-            blocked.remove(&key);
-            blocked.extract_if(|other| other.namespace == key.namespace).collect::<Vec<_>>()
-        });
-        Ok(effect.waking(freed))
+        Ok(effect.waking(self.freed(&key)))
     }
 
     async fn remove_finalizer(&self, session: &Session) -> Result<Effect, Failure> {
-        self.with_blocked(|blocked| blocked.remove(&Key::of(&session.metadata)));
-        self.objects.remove_finalizer(session, names::SESSION_FINALIZER).await
+        let effect = self.objects.remove_finalizer(session, names::SESSION_FINALIZER).await?;
+        Ok(effect.waking(self.freed(&Key::of(&session.metadata))))
+    }
+
+    /// This session no longer takes anything: whoever the quota keeps back in its project looks again.
+    fn freed(&self, key: &Key) -> Vec<Key> {
+        self.with_blocked(|blocked| {
+            blocked.remove(key);
+            blocked.extract_if(|other| other.namespace == key.namespace).collect()
+        })
     }
 
     fn with_blocked<T>(&self, work: impl FnOnce(&mut HashSet<Key>) -> T) -> T {

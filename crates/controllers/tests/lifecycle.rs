@@ -1,5 +1,4 @@
 //! The controllers on a real API server, each with no more rights than its own.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 #[cfg(test)]
 mod server;
@@ -121,4 +120,25 @@ async fn many_sessions_are_soon_running() {
         server.until_phase(path, "Running").await;
     }
     println!("30 sessions Running after {:?}, with Pods that cost nothing", began.elapsed());
+}
+
+/// A session that the quota keeps back stays Pending, says so, and begins as soon as another of its project ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_quota_keeps_a_session_pending() {
+    let server = Server::start().await;
+    project(&server, json!({ "quota": { "running": 1 } })).await;
+    server.until("/api/v1/namespaces/demo/resourcequotas/project", |found| found.is_some()).await;
+    let first = session(&server, "first", json!({ "command": ["sleep"] })).await;
+    server.until_phase(&first, "Running").await;
+    let second = session(&server, "second", json!({ "command": ["sleep"] })).await;
+    let blocked = |found: Option<&Value>| {
+        let conditions = found.and_then(|object| object["status"]["conditions"].as_array());
+        conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Blocked" && one["reason"] == "QuotaExceeded"))
+    };
+    let waiting = server.until(&second, blocked).await;
+    assert_eq!(waiting["status"]["phase"], "Pending", "{waiting}");
+    let began = tokio::time::Instant::now();
+    server.delete(&first).await;
+    server.until_phase(&second, "Running").await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, Resource};
 use mainstay_runtime::fault::{Point, hit};
 use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff};
 use tokio::time::{Instant, timeout_at};
@@ -145,14 +145,22 @@ impl<R: Reconciler> Attempt<R> {
             tracing::warn!(controller = R::NAME, %key, %class, failures, error = failure.chain(), "reconcile failed");
         }
         let telling = matches!(class, Class::Terminal(_)) || (class != Class::Conflict && backoff.is_milestone());
-        if R::REPORTS && telling && object.is_some() {
+        if let Some(object) = object.filter(|_| R::REPORTS && telling) {
             let told = Report::failure(failure, backoff.failures(), self.surroundings.clock.now());
-            match report::write::<R::Object>(&self.objects, key, &told).await {
-                Ok(effect) => done.written.extend(effect.versions),
-                Err(error) => tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure"),
-            }
+            self.tell(key, object, &told, &mut done).await;
         }
         Ended::With { outcome, done }
+    }
+
+    /// Tells people of a failure; what cannot be told now is told with a later one.
+    async fn tell(&self, key: &Key, object: &R::Object, told: &Report, done: &mut Done<Key>) {
+        match report::write::<R::Object>(&self.objects, key, told).await {
+            Ok(effect) => done.written.extend(effect.versions),
+            Err(error) => tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure"),
+        }
+        if let Err(error) = report::record::<R::Object>(&self.objects, R::NAME, key, object.meta(), told).await {
+            tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure");
+        }
     }
 }
 

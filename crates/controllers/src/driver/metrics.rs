@@ -20,6 +20,21 @@ impl Counter {
     }
 }
 
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub(crate) fn set(&self, value: usize) {
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The counters of one driver.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -49,6 +64,12 @@ pub struct Metrics {
     pub lists: Counter,
     /// Watches and lists that failed.
     pub watch_failures: Counter,
+    /// Keys that are known.
+    pub keys: Gauge,
+    /// Keys that are queued now.
+    pub waiting: Gauge,
+    /// Keys that run now.
+    pub running: Gauge,
 }
 
 impl Metrics {
@@ -61,8 +82,8 @@ impl Metrics {
         }
     }
 
-    /// All counters by name.
-    pub fn all(&self) -> [(&'static str, u64); 13] {
+    /// All values by name; the last three are gauges.
+    pub fn all(&self) -> [(&'static str, u64); 16] {
         [
             ("events", self.events.get()),
             ("queued", self.queued.get()),
@@ -77,6 +98,9 @@ impl Metrics {
             ("panics", self.panics.get()),
             ("lists", self.lists.get()),
             ("watch_failures", self.watch_failures.get()),
+            ("keys", self.keys.get()),
+            ("waiting", self.waiting.get()),
+            ("running", self.running.get()),
         ]
     }
 }

@@ -1,9 +1,11 @@
 //! The `Reconciled` condition: tells people of a key that goes on failing, and takes it back.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::Resource;
 use mainstay_runtime::{Class, Classify, Failure, Timestamp};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::Key;
@@ -13,6 +15,8 @@ use crate::reconcile::Effect;
 const RECONCILED: &str = "Reconciled";
 /// A lost race for the status is repeated this often before it is left to the next failure.
 const TRIES: usize = 3;
+/// Longest message of an Event, in characters.
+const LONGEST_NOTE: usize = 1_024;
 /// Longest message of a condition, in characters.
 const LONGEST: usize = 2_048;
 
@@ -63,6 +67,43 @@ where
         }
     }
     last
+}
+
+/// Records a failure as an Event beside the object, where `kubectl describe` shows it.
+pub(super) async fn record<K>(
+    objects: &Objects,
+    controller: &'static str,
+    key: &Key,
+    meta: &ObjectMeta,
+    Report(condition): &Report,
+) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let namespace = key.namespace.as_deref().unwrap_or("default");
+    let now = &condition.last_transition_time;
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "name": format!("{}.{:x}", key.name, now.0.as_nanosecond()) },
+        "involvedObject": {
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        },
+        "type": "Warning",
+        "reason": condition.reason,
+        "message": condition.message.chars().take(LONGEST_NOTE).collect::<String>(),
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": { "component": controller },
+    });
+    let place = Event::url_path(&(), Some(namespace));
+    objects.post::<IgnoredAny>(&place, &event, "record an Event").await.map(drop)
 }
 
 fn patch_of(object: &Value, condition: &Condition) -> Value {

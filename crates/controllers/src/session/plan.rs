@@ -107,11 +107,10 @@ impl Case<'_> {
             return self.only(&change, Next::AwaitChange);
         };
         let prompt = parts.prompt().filter(|_| self.status.attempts == 0);
-        let blocked = status::blocked(self.session, self.now).map(Box::new);
         let actions: Vec<Action> = prompt
             .map(Action::SendPrompt)
             .into_iter()
-            .chain([Action::CreatePod { pod: Box::new(pod), blocked }, self.write(&Change::Creating)])
+            .chain([Action::CreatePod(Box::new(pod), self.now), self.write(&Change::Creating)])
             .collect();
         Plan::act(actions, Next::After(CREATION_DEADLINE))
     }

@@ -108,22 +108,15 @@ fn finish(status: &mut SessionStatus, phase: Phase, reason: &str, exit_code: Opt
 }
 
 /// The status of a session that the quota keeps back; `None` when it says so already.
-pub(super) fn blocked(session: &Session, now: Timestamp) -> Option<SessionStatus> {
+pub(super) fn blocked(session: &Session, message: &str, now: Timestamp) -> Option<SessionStatus> {
     let mut status = session.status.clone().unwrap_or_default();
     if status.conditions.iter().any(|condition| condition.type_ == "Blocked") {
         return None;
     }
     status.observed_generation = session.metadata.generation;
-    let new = condition("Blocked", true, "QuotaExceeded", "", session.metadata.generation, now);
+    let new = condition("Blocked", true, "QuotaExceeded", message, session.metadata.generation, now);
     merge_condition(&mut status.conditions, new);
     Some(status)
-}
-
-/// Gives the reason in words, once it is known.
-pub(super) fn explain(status: &mut SessionStatus, message: &str) {
-    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == "Blocked") {
-        message.clone_into(&mut condition.message);
-    }
 }
 
 fn condition(kind: &str, yes: bool, reason: &str, message: &str, generation: Option<i64>, now: Timestamp) -> Condition {

@@ -49,7 +49,7 @@ fn words(session: &Session, observed: &Observed, at: Timestamp) -> String {
         .iter()
         .map(|action| match action {
             Action::SendPrompt(text) => format!("prompt({text})"),
-            Action::CreatePod { pod, .. } => format!("create({})", pod.metadata.name.as_deref().unwrap()),
+            Action::CreatePod(pod, _) => format!("create({})", pod.metadata.name.as_deref().unwrap()),
             Action::DeletePod(name, uid) => format!("delete({name} {uid})"),
             Action::RemoveFinalizer => "release".to_owned(),
             Action::WriteStatus(new) => {

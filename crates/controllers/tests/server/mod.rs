@@ -125,7 +125,7 @@ impl Server {
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(found) => found,
-            Err(_) => panic!("{path} is {:?}", self.get(path).await),
+            Err(late) => panic!("{path}: {late}: {:?}", self.get(path).await),
         }
     }
 

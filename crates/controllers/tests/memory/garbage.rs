@@ -1,18 +1,14 @@
 //! The garbage collector against an API in memory, in virtual time (R7).
-#![expect(clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-#[cfg(test)]
-mod support;
 
 use std::time::Duration;
 
+use crate::support::FakeApi;
 use mainstay_api::Registry;
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
 use mainstay_controllers::garbage::Collector;
 use mainstay_runtime::{Clock, Tasks};
 use serde_json::{Value, json};
-use support::FakeApi;
 
 const MAPS: &str = "/api/v1/namespaces/demo/configmaps";
 const NOW: &str = "2026-01-01T00:00:00Z";

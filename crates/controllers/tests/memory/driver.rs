@@ -1,20 +1,16 @@
 //! The driver against an API in memory, in virtual time.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-#[cfg(test)]
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::FakeApi;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use mainstay_api::session::Session;
 use mainstay_controllers::driver::{Driver, Surroundings, controller_of};
 use mainstay_controllers::{Effect, FencingToken, Next, Plan, Reconciler};
 use mainstay_runtime::{Class, Clock, Failure, Reason, Tasks, Timestamp};
 use serde_json::json;
-use support::FakeApi;
 use tokio::sync::watch;
 
 const PATH: &str = "/apis/mainstay.dev/v1alpha1/namespaces/demo/sessions";
