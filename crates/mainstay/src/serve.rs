@@ -33,7 +33,7 @@ use mainstay_controllers::driver::Surroundings;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
 use mainstay_store::sqlite::{Options, SqliteStore};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::ServeArgs;
 
@@ -60,6 +60,8 @@ struct Base {
 /// When a part cannot be opened, an essential task ends, or not all finish within the grace period.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     log::init(&args.log)?;
+    // Before anything is open: whoever stops a server that is still starting gets a clean end, too.
+    let signals = Signals::new()?;
     let dir = args.data_dir;
     dir::prepare(&dir)?;
     let base = open(&dir).await?;
@@ -67,7 +69,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let address = listener.address()?;
     start(&base, &server, listener).await?;
     announce(&dir, address)?;
-    let asked = wait(&base.tasks).await?;
+    let asked = signals.wait(&base.tasks).await;
     close(&base, asked).await
 }
 
@@ -115,11 +117,8 @@ async fn start(base: &Base, server: &ApiServer, listener: Listener) -> anyhow::R
     let serving = server.clone();
     drop(base.tasks.essential("listener", |stop| listener.serve(serving, stop)));
     let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
-    let surroundings = Surroundings {
-        tasks: base.tasks.clone(),
-        clock: base.clock.clone(),
-        fence: FencingToken(base.fence),
-    };
+    let surroundings =
+        Surroundings { tasks: base.tasks.clone(), clock: base.clock.clone(), fence: FencingToken(base.fence) };
     mainstay_controllers::start(client, &surroundings, &base.registry);
     node::start(base, server).await.context("start the node agent")
 }
@@ -130,20 +129,34 @@ fn announce(dir: &Path, address: SocketAddr) -> anyhow::Result<()> {
     dir::write_endpoint(dir, &url)?;
     anstream::println!("mainstay {} serves {url}", env!("CARGO_PKG_VERSION"));
     anstream::println!("  state       {}", dir.display());
-    anstream::println!("  kubeconfig  {}   (kubectl --kubeconfig ..., or: mainstay get projects)", dir::kubeconfig(dir).display());
+    anstream::println!(
+        "  kubeconfig  {}   (kubectl --kubeconfig ..., or: mainstay get projects)",
+        dir::kubeconfig(dir).display()
+    );
     anstream::println!("ready");
     Ok(())
 }
 
-/// Waits for a signal (`true`), or for an essential task to end (`false`).
-async fn wait(tasks: &Tasks) -> anyhow::Result<bool> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stopping = tasks.stopping();
-    Ok(tokio::select! {
-        _ = term.recv() => true,
-        _ = int.recv() => true,
-        () = stopping.cancelled() => false,
-    })
+/// What tells the server to stop.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for a signal (`true`), or for an essential task to end (`false`).
+    async fn wait(mut self, tasks: &Tasks) -> bool {
+        let stopping = tasks.stopping();
+        tokio::select! {
+            _ = self.term.recv() => true,
+            _ = self.int.recv() => true,
+            () = stopping.cancelled() => false,
+        }
+    }
 }
 
 async fn close(base: &Base, asked: bool) -> anyhow::Result<()> {
