@@ -45,7 +45,10 @@ fn wrong_specs_are_refused_by_field() {
     ] {
         assert_eq!(faults(&spec), [expected], "{spec}");
     }
-    assert_eq!(faults(&json!({ "prompt": "fix it", "timeout": "1h", "env": [{ "name": "A", "value": "b" }] })), [""; 0]);
+    assert_eq!(
+        faults(&json!({ "prompt": "fix it", "timeout": "1h", "env": [{ "name": "A", "value": "b" }] })),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -122,7 +122,6 @@ async fn dry_runs_change_nothing() {
     assert_eq!(list["items"], json!([before]));
 }
 
-
 #[tokio::test]
 async fn the_platforms_namespaces_are_not_deleted() {
     let api = Harness::new().await;

@@ -49,7 +49,11 @@ impl Messages {
 }
 
 /// Each new phase of the session and when it was seen, over a watch that resumes after the server's death.
-pub(crate) fn phases(client: kube::Client, namespace: &str, session: &str) -> mpsc::Receiver<(Phase, Instant, Session)> {
+pub(crate) fn phases(
+    client: kube::Client,
+    namespace: &str,
+    session: &str,
+) -> mpsc::Receiver<(Phase, Instant, Session)> {
     let (sender, receiver) = mpsc::channel(64);
     let sessions: Api<Session> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={session}"));

@@ -25,7 +25,12 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("make the data directory {}", dir.display()))?;
     let metadata = std::fs::metadata(dir)?;
     let uid = rustix::process::geteuid().as_raw();
-    ensure!(metadata.uid() == uid, "{} belongs to uid {}, not to uid {uid} that serves it", dir.display(), metadata.uid());
+    ensure!(
+        metadata.uid() == uid,
+        "{} belongs to uid {}, not to uid {uid} that serves it",
+        dir.display(),
+        metadata.uid()
+    );
     if metadata.mode() & 0o077 != 0 {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
             .with_context(|| format!("keep others out of {}", dir.display()))?;

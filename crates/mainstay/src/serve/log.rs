@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging what `filter` lets through.
 pub(crate) fn init(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter; try info, or warn,mainstay_node=debug"))?;
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter:?} is no filter; try info, or warn,mainstay_node=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

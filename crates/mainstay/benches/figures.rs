@@ -1,0 +1,119 @@
+//! The figures of docs/benchmarks.md: real processes, default isolation, TLS, rights, a real disk, and floors beside them.
+//!
+//!     cargo bench --profile release -p mainstay --bench figures -- [NAME...] [--runs N] [--patience SECONDS]
+//!
+//! `MAINSTAY_BENCH_EXE` names another program to measure, such as the one that is shipped. Data goes below `TMPDIR`.
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
+#[path = "figures/creates.rs"]
+mod creates;
+#[path = "figures/driver.rs"]
+mod driver;
+#[path = "figures/echo.rs"]
+mod echo;
+#[path = "figures/floors.rs"]
+mod floors;
+#[path = "figures/footprint.rs"]
+mod footprint;
+#[path = "figures/link.rs"]
+mod link;
+#[path = "figures/sessions.rs"]
+mod sessions;
+#[path = "figures/stage.rs"]
+mod stage;
+#[path = "figures/watch.rs"]
+mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_testkit::bench::{Sample, machine, wait_quiet};
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    exe: PathBuf,
+    names: Vec<String>,
+    runs: Option<usize>,
+    patience: Duration,
+}
+
+impl Plan {
+    fn read() -> anyhow::Result<Self> {
+        let exe = std::env::var_os("MAINSTAY_BENCH_EXE").unwrap_or_else(|| env!("CARGO_BIN_EXE_mainstay").into());
+        let mut plan = Self { exe: exe.into(), names: Vec::new(), runs: None, patience: Duration::from_secs(5) };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                // Cargo says that this is a bench.
+                "--bench" => {}
+                "--runs" => plan.runs = arguments.next().map(|text| text.parse()).transpose()?,
+                "--patience" => {
+                    plan.patience = Duration::from_secs(arguments.next().map_or(Ok(0), |text| text.parse())?);
+                }
+                name => plan.names.push(name.to_owned()),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+
+    /// How often a figure is measured.
+    pub(crate) fn runs(&self, usual: usize) -> usize {
+        self.runs.unwrap_or(usual)
+    }
+
+    /// Waits for a quiet moment, and says how quiet it was.
+    pub(crate) async fn settle(&self) -> f64 {
+        wait_quiet(self.patience).await
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    // The clients share one thread: they are not what is measured.
+    let clients = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if std::env::args().nth(1).as_deref() == Some(echo::ARGUMENT) {
+        return tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?
+            .block_on(echo::serve());
+    }
+    let plan = Plan::read()?;
+    let dir = std::env::temp_dir();
+    println!("machine: {}", machine(&dir));
+    println!("program: {}", plan.exe.display());
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!("load: {}", load.trim());
+    let runtime = clients()?;
+    for name in ["floors", "at-once", "life", "first-message", "creates", "watch", "footprint"] {
+        if !plan.wants(name) {
+            continue;
+        }
+        println!("\n== {name}");
+        match name {
+            "floors" => runtime.block_on(floors::run(&plan))?,
+            "at-once" => runtime.block_on(sessions::at_once(&plan))?,
+            "life" => runtime.block_on(sessions::life(&plan))?,
+            "first-message" => runtime.block_on(sessions::first_message(&plan))?,
+            "creates" => runtime.block_on(creates::run(&plan))?,
+            "watch" => runtime.block_on(watch::run(&plan))?,
+            _ => runtime.block_on(footprint::run(&plan))?,
+        }
+    }
+    if plan.wants("driver") {
+        println!("\n== driver");
+        // The driver and its API share a process, on threads as many as there are cores.
+        tokio::runtime::Runtime::new()?.block_on(driver::run(&plan))?;
+    }
+    Ok(())
+}
+
+/// One measured figure, of the runs.
+pub(crate) fn say(what: &str, unit: &str, runs: &[f64]) {
+    let sample: Sample = runs.iter().copied().collect();
+    println!("{what}: {sample} {unit}, {} runs", sample.len());
+}
