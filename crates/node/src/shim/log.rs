@@ -110,17 +110,21 @@ impl LogWriter {
         self.file = None;
         self.written = 0;
         for number in (0..self.limits.files).rev() {
-            let to = self.path(number + 1);
-            match std::fs::rename(self.path(number), &to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                renamed => renamed?,
-            }
+            absent_is_fine(std::fs::rename(self.path(number), self.path(number + 1)))?;
         }
-        std::fs::remove_file(self.path(self.limits.files))
+        // The first rotations have pushed nothing out yet.
+        absent_is_fine(std::fs::remove_file(self.path(self.limits.files)))
     }
 
     fn path(&self, number: u32) -> PathBuf {
         self.dir.join(format!("{number}.log"))
+    }
+}
+
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
@@ -171,5 +175,19 @@ mod tests {
         let newest = std::fs::read_to_string(dir.path().join("0.log")).unwrap();
         assert!(newest.ends_with("line 1999\n"));
         assert_eq!(log.lost, 0);
+    }
+
+    #[test]
+    fn no_rotation_loses_a_line_not_even_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = writer(dir.path(), LogLimits { file_bytes: 4096, files: 4 });
+        let texts: Vec<_> = (0..200).map(|number| format!("line {number:040}")).collect();
+        texts.iter().for_each(|text| log.write(0, format!("{text}\n").as_bytes()));
+        assert!(dir.path().join("3.log").exists(), "it was rotated");
+        let read = |number: u32| std::fs::read_to_string(dir.path().join(format!("{number}.log"))).unwrap();
+        let whole = [3, 2, 1, 0].map(read).concat();
+        let kept: Vec<_> = whole.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+        let first = kept.first().and_then(|text| texts.iter().position(|known| known == text)).unwrap();
+        assert_eq!(kept, texts[first..], "without a gap");
     }
 }
