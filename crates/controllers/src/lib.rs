@@ -36,7 +36,7 @@ pub fn start(
     collector.start(surroundings);
     vec![
         collected,
-        run(session::driver(clients("session-controller")), surroundings),
+        run(session::driver(clients("session-controller"), &surroundings.clock), surroundings),
         run(project::driver(clients("project-controller")), surroundings),
         run(namespace::driver(clients("namespace-controller"), registry), surroundings),
         run(token::driver(clients("token-controller"), &surroundings.clock), surroundings),

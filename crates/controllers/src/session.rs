@@ -25,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Client, Resource};
 use mainstay_api::names;
 use mainstay_api::session::{Session, SessionStatus};
-use mainstay_runtime::{Class, Classify, Failure, Reason, Timestamp};
+use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Timestamp};
 use serde_json::{Value, json};
 
 use crate::driver::{Driver, Key, controller_of};
@@ -41,6 +41,7 @@ const BLOCKED_RESYNC: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct SessionReconciler {
     objects: Objects,
+    clock: Clock,
     /// Sessions that the quota keeps back. Losing it costs a delay, never a session.
     blocked: Mutex<HashSet<Key>>,
 }
@@ -61,8 +62,9 @@ pub enum Action {
 }
 
 /// A driver of sessions, ready to start.
-pub fn driver(client: Client) -> Driver<SessionReconciler> {
-    let reconciler = SessionReconciler { objects: Objects::new(client.clone()), blocked: Mutex::default() };
+pub fn driver(client: Client, clock: &Clock) -> Driver<SessionReconciler> {
+    let objects = Objects::new(client.clone());
+    let reconciler = SessionReconciler { objects, clock: clock.clone(), blocked: Mutex::default() };
     Driver::new(reconciler, client).related::<Pod>(|meta| controller_of(meta, "Session"))
 }
 
@@ -74,7 +76,7 @@ impl Reconciler for SessionReconciler {
     const CONCURRENCY: usize = 64;
 
     async fn observe(&self, session: &Session) -> Result<Observed, Failure> {
-        observe::observe(&self.objects, session).await
+        observe::observe(&self.objects, &self.clock, session).await
     }
 
     fn plan(session: &Session, observed: &Observed, now: Timestamp) -> Plan<Action> {

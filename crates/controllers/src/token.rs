@@ -108,7 +108,7 @@ mod tests {
         let renew = Plan::act([Renew(now)], Next::After(HALF_LIFE));
         let wait = |seconds| Plan::settled(Next::After(Duration::from_secs(seconds)));
         let (early, late) = ("2026-01-01T01:01:00Z", "2026-01-01T01:08:00Z");
-        for (name, pod, plan) in vec![
+        for (name, pod, plan) in [
             ("R10: made before the start", pod("Running", "2026-01-01T00:59:59Z", None, false), renew.clone()),
             ("ordered before the start", pod("Running", early, Some("2026-01-01T00:59:59.9Z"), false), renew.clone()),
             ("half of its life is over", pod("Running", early, None, false), renew),

@@ -76,7 +76,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn open(dir: &Path) -> anyhow::Result<Base> {
     let store = SqliteStore::open(Options::new(dir)).with_context(|| format!("open the store in {}", dir.display()))?;
     let fence = store.raise(FENCE).await.context("raise the fencing token")?;
-    let (clock, tasks, registry) = (Clock::system(), Tasks::new(), Arc::new(Registry::standard()));
+    let clock = Clock::kept_in(&dir.join("clock")).context("open the clock")?;
+    let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
     Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, fence })
 }
 

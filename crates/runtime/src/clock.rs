@@ -1,44 +1,154 @@
 //! Time, as something tests can drive.
 //!
 //! Spans and timers use `tokio::time` (pausable). The wall clock is read only here, and decides only what a user
-//! wrote or reads in wall-clock terms. Due times within one boot are counted on CLOCK_BOOTTIME, which neither
-//! jumps nor stops during suspend.
+//! wrote or reads in wall-clock terms. How long ago something was, within one boot, is counted on CLOCK_BOOTTIME, which
+//! neither jumps nor stops during suspend: see [`Timeline`].
 
-use std::sync::Arc;
+mod timeline;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use jiff::SignedDuration;
+
+pub use timeline::Timeline;
 
 /// A point of wall-clock time.
 pub type Timestamp = jiff::Timestamp;
 
-/// Reads the wall clock; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Clock(Source);
+/// The wall clock was set when it moved this much against CLOCK_BOOTTIME, in microseconds.
+const SET: i64 = 500_000;
+/// Two clocks read further apart than this say nothing of each other.
+const APART: Duration = Duration::from_millis(50);
+/// Attempts at reading them together.
+const READS: usize = 8;
 
+/// Reads the wall clock, and notices when somebody sets it; cheap to clone.
 #[derive(Debug, Clone)]
+pub struct Clock(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    source: Source,
+    /// What the wall clock showed at boot, as far as is known now, in microseconds.
+    epoch: AtomicI64,
+    timeline: Mutex<Timeline>,
+    /// Where the timeline is kept over restarts.
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
 enum Source {
     System,
-    Virtual(Arc<(Timestamp, tokio::time::Instant)>),
+    Virtual { start: Timestamp, since: tokio::time::Instant, set: AtomicI64 },
 }
 
 impl Clock {
     /// The machine's clock.
-    pub const fn system() -> Self {
-        Self(Source::System)
+    pub fn system() -> Self {
+        Self::new(Source::System, Timeline::default(), None)
+    }
+
+    /// The machine's clock; how it was set within this boot is kept in `file`, so that a restart knows.
+    ///
+    /// # Errors
+    /// When the file cannot be read or the boot is not known. A file of another boot, or one that makes no sense, is
+    /// begun anew.
+    pub fn kept_in(file: &Path) -> io::Result<Self> {
+        let timeline = Timeline::load(file, &boot_id()?)?;
+        Ok(Self::new(Source::System, timeline, Some(file.to_owned())))
     }
 
     /// A clock that starts at `start` and moves with Tokio's (paused) time. Needs a Tokio runtime.
     pub fn virtual_from(start: Timestamp) -> Self {
-        Self(Source::Virtual(Arc::new((start, tokio::time::Instant::now()))))
+        let source = Source::Virtual { start, since: tokio::time::Instant::now(), set: AtomicI64::new(0) };
+        Self::new(source, Timeline::default(), None)
+    }
+
+    fn new(source: Source, timeline: Timeline, file: Option<PathBuf>) -> Self {
+        // No epoch can be this, so that the first look is told apart from what the file says.
+        let epoch = AtomicI64::new(timeline.epoch().unwrap_or(i64::MAX));
+        let clock = Self(Arc::new(Inner { source, epoch, timeline: Mutex::new(timeline), file }));
+        clock.now();
+        clock
     }
 
     /// The present.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     pub fn now(&self) -> Timestamp {
-        match &self.0 {
-            Source::System => Timestamp::now(),
-            Source::Virtual(base) => base.0 + base.1.elapsed(),
+        let (wall, boot) = self.0.source.read();
+        if let Some(boot) = boot {
+            let epoch = wall.as_microsecond() - micros(boot);
+            if epoch.abs_diff(self.0.epoch.load(Ordering::Relaxed)) > SET.unsigned_abs() {
+                self.0.was_set(boot, epoch);
+            }
+        }
+        wall
+    }
+
+    /// How the wall clock was set within this boot, up to now.
+    pub fn timeline(&self) -> Timeline {
+        self.now();
+        self.0.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets a virtual clock forward, or back, without any time passing; the machine's clock is left alone.
+    pub fn set_forward(&self, by: SignedDuration) {
+        if let Source::Virtual { set, .. } = &self.0.source {
+            set.fetch_add(i64::try_from(by.as_micros()).unwrap_or(0), Ordering::Relaxed);
         }
     }
+}
+
+impl Inner {
+    /// The slow and rare way: somebody set the clock, or this is the first look at it.
+    fn was_set(&self, boot: Duration, epoch: i64) {
+        let mut timeline = self.timeline.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.epoch.swap(epoch, Ordering::Relaxed);
+        if epoch.abs_diff(before) <= SET.unsigned_abs() {
+            return;
+        }
+        timeline.set(boot, epoch);
+        if let Some(file) = &self.file
+            && let Err(error) = boot_id().and_then(|boot_id| timeline.save(file, &boot_id))
+        {
+            tracing::warn!(file = %file.display(), %error, "remember how the clock was set");
+        }
+        drop(timeline);
+        if before != i64::MAX {
+            let by_ms = epoch.saturating_sub(before) / 1_000;
+            tracing::warn!(by_ms, "the wall clock was set; limits of time are counted on as if it was not");
+        }
+    }
+}
+
+impl Source {
+    /// The wall clock and the time since boot, the latter if both could be read at one moment.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    fn read(&self) -> (Timestamp, Option<Duration>) {
+        match self {
+            Self::System => {
+                for _ in 0..READS {
+                    let before = boottime();
+                    let wall = Timestamp::now();
+                    if boottime().saturating_sub(before) < APART {
+                        return (wall, Some(before));
+                    }
+                }
+                (Timestamp::now(), None)
+            }
+            Self::Virtual { start, since, set } => {
+                let passed = since.elapsed();
+                (*start + passed + SignedDuration::from_micros(set.load(Ordering::Relaxed)), Some(passed))
+            }
+        }
+    }
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Time since boot, including suspend (CLOCK_BOOTTIME).
@@ -51,19 +161,9 @@ pub fn boottime() -> Duration {
 ///
 /// # Errors
 /// When `/proc` is not mounted.
-pub fn boot_id() -> std::io::Result<String> {
+pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_virtual_clock_moves_with_paused_time() {
-        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let clock = Clock::virtual_from(start);
-        tokio::time::advance(Duration::from_secs(90)).await;
-        assert_eq!(clock.now(), start + Duration::from_secs(90));
-    }
-}
+mod tests;

@@ -8,7 +8,8 @@ use mainstay_api::names;
 use mainstay_api::phase::Phase;
 use mainstay_api::project::Project;
 use mainstay_api::session::Session;
-use mainstay_runtime::{Failure, Timestamp};
+use mainstay_runtime::clock::Timeline;
+use mainstay_runtime::{Clock, Failure, Timestamp};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -29,6 +30,8 @@ pub struct Observed {
     pub(super) project: Option<Project>,
     /// The agent that the session names.
     pub(super) agent: Option<Agent>,
+    /// How the wall clock was set, which limits of time are not to notice.
+    pub(super) timeline: Timeline,
     /// What the session names and is definitely not there.
     pub(super) missing: Option<Missing>,
 }
@@ -117,7 +120,7 @@ fn end_of(pod: &Pod) -> Option<End> {
 }
 
 /// Reads what the session's phase asks for.
-pub(super) async fn observe(objects: &Objects, session: &Session) -> Result<Observed, Failure> {
+pub(super) async fn observe(objects: &Objects, clock: &Clock, session: &Session) -> Result<Observed, Failure> {
     let status = session.status.clone().unwrap_or_default();
     let name = session.metadata.name.as_deref().unwrap_or_default();
     let run = super::status::run_of(session);
@@ -136,6 +139,7 @@ pub(super) async fn observe(objects: &Objects, session: &Session) -> Result<Obse
         (Phase::Creating | Phase::Running, Some(pod)) if pod.end.is_none() => {
             observed.heartbeat = heartbeat(objects, session).await?;
             observed.project = project(objects, session).await?;
+            observed.timeline = clock.timeline();
             Ok(observed)
         }
         _ => Ok(observed),

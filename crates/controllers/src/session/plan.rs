@@ -209,7 +209,7 @@ impl Case<'_> {
 
     /// The limit that is met first, and its reason.
     fn first_due(&self) -> Option<(Timestamp, &'static str)> {
-        let start = self.status.start_time.as_ref()?.0;
+        let start = self.rebase(self.status.start_time.as_ref()?.0);
         let defaults = self.observed.project.as_ref().map(|project| &project.spec.session_defaults);
         let spec = &self.session.spec;
         let timeout = spec.timeout.or_else(|| defaults?.timeout).and_then(mainstay_api::span::Span::limit);
@@ -236,11 +236,16 @@ impl Case<'_> {
     /// The last message either way, or now while a tool call is in progress.
     fn last_activity(&self, start: Timestamp) -> Timestamp {
         let beat = &self.observed.heartbeat;
-        let fresh = beat.time.is_some_and(|time| time.checked_add(FRESH).is_ok_and(|until| until > self.now));
+        let fresh =
+            beat.time.is_some_and(|time| self.rebase(time).checked_add(FRESH).is_ok_and(|until| until > self.now));
         if beat.busy && fresh && beat.run == status::run_of(self.session) {
             return self.now;
         }
-        self.status.last_activity_time.as_ref().map_or(start, |time| time.0.max(start))
+        self.status.last_activity_time.as_ref().map_or(start, |time| self.rebase(time.0).max(start))
+    }
+
+    fn rebase(&self, stored: Timestamp) -> Timestamp {
+        self.observed.timeline.rebase(stored, self.now)
     }
 }
 

@@ -272,3 +272,20 @@ fn a_pod_is_made_of_session_agent_and_project() {
     let rules = mainstay_api::pod::kind().rules;
     assert_eq!((rules.check)(&pod, None), [], "the API accepts it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_time_do_not_notice_that_somebody_sets_the_clock() {
+    for hours in [2, -2] {
+        let clock = Clock::virtual_from(now());
+        let limits = json!({ "spec": { "timeout": "1h", "inactivityTimeout": "30m" } });
+        let running = session(Phase::Running, &limits);
+        clock.set_forward(jiff::SignedDuration::from_hours(hours));
+        tokio::time::advance(Duration::from_mins(10)).await;
+        let observed = Observed { timeline: clock.timeline(), ..with(pod()) };
+        assert_eq!(words(&running, &observed, clock.now()), "after 1200.5s", "set by {hours} h");
+        tokio::time::advance(Duration::from_mins(21)).await;
+        let observed = Observed { timeline: clock.timeline(), ..with(pod()) };
+        let stopped = "Stopping Inactivity 1, delete(fix-1 p-1), wait";
+        assert_eq!(words(&running, &observed, clock.now()), stopped, "set by {hours} h");
+    }
+}
