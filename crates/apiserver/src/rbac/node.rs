@@ -1,5 +1,8 @@
 //! What the Pods of a node need, so that a node agent gets that and nothing else.
 //!
+//! But for sessions: a node keeps workspaces of sessions that have no Pod, and has to see when one of them is gone. It
+//! may read any by its name, and list none.
+//!
 //! Kept like the roles: one object at a time. A finished Pod needs nothing.
 
 use std::collections::HashMap;
@@ -13,7 +16,6 @@ use super::Attributes;
 pub(super) const PODS: &str = "/pods";
 /// A volume's `secretName` that begins so means a Credential.
 const CREDENTIAL_PREFIX: &str = "credential/";
-const SESSION_LABEL: &str = "mainstay.dev/session";
 const SESSION_UID: &str = "mainstay.dev/session-uid";
 
 /// What a Pod may refer to.
@@ -22,7 +24,6 @@ enum Kind {
     Secret,
     ConfigMap,
     Credential,
-    Session,
 }
 
 type Reference = (Kind, Arc<str>);
@@ -56,8 +57,6 @@ struct Body {
 
 #[derive(Default, Deserialize)]
 struct Metadata {
-    #[serde(default)]
-    labels: HashMap<String, String>,
     #[serde(default)]
     annotations: HashMap<String, String>,
 }
@@ -160,7 +159,9 @@ impl Pods {
             if self.uses.contains_key(&key) { Ok(()) } else { Err("no unfinished Pod of this node refers to it") }
         };
         match (what.group, what.resource, what.subresource, what.verb) {
-            ("", "pods", "", "get" | "list" | "watch") | ("", "events", "", "create" | "patch" | "update") => Ok(()),
+            ("", "pods", "", "get" | "list" | "watch")
+            | ("", "events", "", "create" | "patch" | "update")
+            | ("mainstay.dev", "sessions", "", "get") => Ok(()),
             ("", "pods", "", "update" | "patch") | ("", "pods", "status", "get" | "update" | "patch") => {
                 match self.namespaces.get(what.namespace).and_then(|pods| pods.get(what.name)) {
                     Some(pod) if *pod.node != *node => Err("the Pod is another node's"),
@@ -170,7 +171,6 @@ impl Pods {
             ("", "secrets", "", "get") => used(Kind::Secret),
             ("", "configmaps", "", "get") => used(Kind::ConfigMap),
             ("mainstay.dev", "credentials", "reveal", "get") => used(Kind::Credential),
-            ("mainstay.dev", "sessions", "", "get") => used(Kind::Session),
             // For which session is judged when the body is read.
             ("", "serviceaccounts", "token", "create") => {
                 let pods = self.namespaces.get(what.namespace).into_iter().flat_map(HashMap::values);
@@ -212,9 +212,6 @@ impl Pod {
                 if let Some(config) = volume.config_map {
                     references.push((Kind::ConfigMap, config.name.as_str().into()));
                 }
-            }
-            if let Some(session) = body.metadata.labels.get(SESSION_LABEL) {
-                references.push((Kind::Session, session.as_str().into()));
             }
         }
         let session_uid = body.metadata.annotations.remove(SESSION_UID);

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, GroupVersionKind, ListParams};
 use kube::core::ApiResource;
 use mainstay_runtime::client::bounded;
+use mainstay_runtime::failure::chain_of;
 
 use super::Shared;
 use super::error::{AgentError, While};
@@ -17,6 +18,7 @@ use super::layout::{is_plain, names, read_record, remove_dir};
 use super::plan::Desired;
 use super::ranges::Owner;
 use super::sandboxes::Look;
+use crate::launch::SessionRef;
 
 /// Pods read at once.
 const PAGE: u32 = 500;
@@ -46,12 +48,37 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
     }
     sweep_cgroups(shared).await?;
     for (key, namespace, session) in kept {
-        if !shared.ranges.is_held(&key) && !session_exists(shared, &namespace, &session.name, &session.uid).await? {
-            // Since the look, a run may have begun: then its Pod's worker holds it.
-            remove_workspace(shared, &key)?;
+        // One that cannot be judged does not keep the others.
+        if let Err(error) = end_kept(shared, &key, &namespace, &session).await {
+            tracing::warn!(session = key, error = chain_of(&error), "a kept workspace could not be looked after");
         }
     }
     Ok(())
+}
+
+/// Removes a kept workspace that nobody holds once its session runs no more: when it is gone, or about to go, since then
+/// it begins no other run. So a session that is seen to be gone has left no workspace, unless it had no Pod at the end:
+/// then it takes until the next sweep.
+pub(super) async fn end_kept(
+    shared: &Shared,
+    key: &str,
+    namespace: &str,
+    session: &SessionRef,
+) -> Result<(), AgentError> {
+    if shared.ranges.is_held(key) || session_goes_on(shared, namespace, session).await? {
+        return Ok(());
+    }
+    // Whoever holds it now, a Pod that was about to begin when its session was told to go, ends it in turn.
+    if shared.ranges.hold(key, key).is_err() {
+        return Ok(());
+    }
+    tracing::info!(session = key, "removing the workspace of a session that is gone");
+    let removed = remove_dir(&shared.layout.workspace(key)).during("remove a workspace");
+    match removed {
+        Ok(()) => shared.ranges.forget(key),
+        Err(_) => shared.ranges.let_go(key),
+    }
+    removed
 }
 
 /// Removes cgroups that no live shim answers for: a shim claims its run directory before it makes any, and removes them
@@ -86,20 +113,11 @@ async fn living(shared: &Shared) -> Result<HashSet<String>, AgentError> {
     }
 }
 
-async fn session_exists(shared: &Shared, namespace: &str, name: &str, uid: &str) -> Result<bool, AgentError> {
+async fn session_goes_on(shared: &Shared, namespace: &str, session: &SessionRef) -> Result<bool, AgentError> {
     let kind = GroupVersionKind::gvk(mainstay_api::GROUP, mainstay_api::VERSION, "Session");
     let kind = ApiResource::from_gvk_with_plural(&kind, "sessions");
     let sessions: Api<DynamicObject> = Api::namespaced_with(shared.client.clone(), namespace, &kind);
-    let found = bounded(sessions.get_opt(name)).await.during("read the session of a kept workspace")?;
-    Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(uid)))
-}
-
-fn remove_workspace(shared: &Shared, key: &str) -> Result<(), AgentError> {
-    if shared.ranges.is_held(key) {
-        return Ok(());
-    }
-    tracing::info!(session = key, "removing the workspace of a session that is gone");
-    remove_dir(&shared.layout.workspace(key)).during("remove a workspace")?;
-    shared.ranges.forget_unheld(key);
-    Ok(())
+    let found = bounded(sessions.get_opt(&session.name)).await.during("read the session of a kept workspace")?;
+    let meta = found.map(|found| found.metadata);
+    Ok(meta.is_some_and(|meta| meta.uid.as_ref() == Some(&session.uid) && meta.deletion_timestamp.is_none()))
 }

@@ -118,14 +118,6 @@ impl Ranges {
         }
     }
 
-    /// Nothing is left of the kept workspace `key`, which nobody holds.
-    pub(crate) fn forget_unheld(&self, key: &str) {
-        let mut ranges = self.lock();
-        if ranges.get(key).is_some_and(|range| range.holder.is_none()) {
-            ranges.remove(key);
-        }
-    }
-
     /// The range that a Pod holds.
     pub(crate) fn held_by(&self, pod: &str) -> Option<u32> {
         let ranges = self.lock();

@@ -1,6 +1,6 @@
 //! An agent goes and another comes: sandboxes go on, and are found again.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, eventually, pod};
 
@@ -129,19 +129,25 @@ async fn a_sandbox_whose_pod_went_meanwhile_is_removed() {
     eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
 }
 
+const SESSION: &str = "/apis/mainstay.dev/v1alpha1/namespaces/web/sessions/fix";
+
+fn session(uid: &str) -> Value {
+    json!({
+        "apiVersion": "mainstay.dev/v1alpha1", "kind": "Session",
+        "metadata": { "name": "fix", "namespace": "web", "uid": uid },
+    })
+}
+
+fn keeping(name: &str, script: &str) -> Value {
+    let mut pod = pod(name, script);
+    pod["metadata"]["annotations"]["mainstay.dev/keep-workspace"] = json!("true");
+    pod
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_workspace_stays_as_long_as_its_session() {
     let mut bench = Bench::new();
-    let session = "/apis/mainstay.dev/v1alpha1/namespaces/web/sessions/fix";
-    let kind = json!({ "apiVersion": "mainstay.dev/v1alpha1", "kind": "Session" });
-    let mut object = kind.clone();
-    object["metadata"] = json!({ "name": "fix", "namespace": "web", "uid": "s-1" });
-    bench.api.place(session, object.clone());
-    let keeping = |name: &str, script: &str| {
-        let mut pod = pod(name, script);
-        pod["metadata"]["annotations"]["mainstay.dev/keep-workspace"] = json!("true");
-        pod
-    };
+    bench.api.place(SESSION, session("s-1"));
     bench.api.create(keeping("fix-1", "echo kept > file"));
     bench.finished("fix-1").await;
     bench.api.create(keeping("fix-2", "cat file"));
@@ -154,8 +160,39 @@ async fn a_kept_workspace_stays_as_long_as_its_session() {
     let workspace = bench.path("node/workspaces/s-1");
     assert_eq!(bench.left_over(), std::slice::from_ref(&workspace));
     bench.stop().await;
-    object["metadata"]["uid"] = json!("s-2");
-    bench.api.place(session, object);
+    bench.api.place(SESSION, session("s-2"));
+    // One that cannot be judged does not keep the others.
+    let other = bench.path("node/workspaces/s-0");
+    std::fs::create_dir(&other).unwrap();
+    let owner = json!({
+        "pod": { "namespace": "other", "name": "x-1", "uid": "x" }, "uidBase": 0x2000_0000,
+        "session": { "name": "x", "uid": "s-0", "run": 1, "stopOnFinish": false },
+    });
+    std::fs::write(other.join("claim.json"), owner.to_string()).unwrap();
+    bench.api.fail("/namespaces/other/sessions/x", 403);
     bench.start();
     eventually("the workspace's end", || (!workspace.exists()).then_some(())).await;
+    assert!(other.exists(), "nothing is removed before its session was seen to be gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_workspace_goes_with_the_last_pod_of_a_session_that_is_deleted() {
+    let mut bench = Bench::new();
+    bench.api.place(SESSION, session("s-1"));
+    bench.api.create(keeping("fix-1", "echo kept > file"));
+    bench.finished("fix-1").await;
+    bench.api.create(keeping("fix-2", "exec sleep 60"));
+    bench.ready("fix-2").await;
+    bench.stop().await;
+    let mut deleted = session("s-1");
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    bench.api.place(SESSION, deleted);
+    bench.start();
+    let workspace = bench.path("node/workspaces/s-1");
+    bench.api.delete("fix-1", 0);
+    eventually("the object's end", || bench.api.pod("fix-1").is_none().then_some(())).await;
+    assert!(workspace.exists(), "another Pod is in it");
+    bench.api.delete("fix-2", 0);
+    eventually("the object's end", || bench.api.pod("fix-2").is_none().then_some(())).await;
+    assert_eq!(bench.left_over(), [""; 0].map(std::path::PathBuf::from), "the session waits for its Pods only");
 }

@@ -21,11 +21,10 @@ fn pod(node: &str, phase: &str) -> Value {
     })
 }
 
-const NEEDED: [&str; 5] = [
+const NEEDED: [&str; 4] = [
     "get secrets team/plain",
     "get configmaps team/files",
     "get m:credentials/reveal team/forge",
-    "get m:sessions team/fix",
     "create serviceaccounts/token team/default",
 ];
 
@@ -41,18 +40,14 @@ async fn needs(fixture: &Fixture, who: &Identity) -> Vec<bool> {
 async fn a_node_gets_what_its_pods_refer_to_while_they_run() {
     let fixture = fixture().await;
     let node = Identity::node("local");
-    assert_eq!(needs(&fixture, &node).await, [false; 5], "no Pod, no need");
+    assert_eq!(needs(&fixture, &node).await, [false; 4], "no Pod, no need");
     fixture.put("v1", "Pod", "team", "fix-1", pod("elsewhere", "Running")).await;
-    assert_eq!(needs(&fixture, &node).await, [false; 5], "another node's Pod");
+    assert_eq!(needs(&fixture, &node).await, [false; 4], "another node's Pod");
     let made = fixture.put("v1", "Pod", "team", "fix-1", pod("local", "Pending")).await;
-    assert_eq!(needs(&fixture, &node).await, [true; 5]);
+    assert_eq!(needs(&fixture, &node).await, [true; 4]);
     for what in NEEDED {
         assert!(!fixture.may(&node, &what.replace("team", "other")).await, "{what} elsewhere");
-        assert!(
-            !fixture.may(&Identity::controller("session-controller"), what).await
-                || what.contains("m:sessions")
-                || what.contains("configmaps")
-        );
+        assert!(!fixture.may(&Identity::controller("session-controller"), what).await || what.contains("configmaps"));
     }
     let impostors = [
         Identity::new("ann", [NODES]),
@@ -64,15 +59,15 @@ async fn a_node_gets_what_its_pods_refer_to_while_they_run() {
         assert!(!fixture.may(&who, "get m:credentials/reveal team/forge").await, "{}", who.user());
     }
     fixture.put("v1", "Pod", "team", "fix-1", pod("local", "Succeeded")).await;
-    assert_eq!(needs(&fixture, &node).await, [false; 5], "a finished Pod needs nothing");
+    assert_eq!(needs(&fixture, &node).await, [false; 4], "a finished Pod needs nothing");
     fixture.put("v1", "Pod", "team", "fix-2", pod("local", "Running")).await;
-    assert_eq!(needs(&fixture, &node).await, [true; 5]);
+    assert_eq!(needs(&fixture, &node).await, [true; 4]);
     fixture.delete(&made).await;
-    assert_eq!(needs(&fixture, &node).await, [true; 5], "the other Pod still needs it");
+    assert_eq!(needs(&fixture, &node).await, [true; 4], "the other Pod still needs it");
     let key = Key::new("/pods", "team", "fix-2");
     let second = fixture.store.get(&key).await.unwrap().unwrap();
     fixture.delete(&second).await;
-    assert_eq!(needs(&fixture, &node).await, [false; 5]);
+    assert_eq!(needs(&fixture, &node).await, [false; 4]);
 }
 
 #[tokio::test]
@@ -90,6 +85,8 @@ async fn a_node_watches_pods_writes_their_status_and_little_else() {
         "update pods team/mine",
         "patch pods team/mine",
         "create events team",
+        // Whose workspace it may keep, without any Pod.
+        "get m:sessions team/fix",
         "get /api",
         "patch pods/status team/gone",
     ];
@@ -106,6 +103,9 @@ async fn a_node_watches_pods_writes_their_status_and_little_else() {
         "list configmaps team",
         "get secrets team/other",
         "list m:sessions team",
+        "watch m:sessions team",
+        "patch m:sessions team/fix",
+        "get m:sessions/messages team/fix",
         "get m:credentials team/forge",
         "create m:sessions/messages team/fix",
         "update m:sessions/heartbeat team/fix",

@@ -11,6 +11,7 @@ use super::{
     Action, AgentError, Class, Classify, Desired, Look, Observed, Relay, Token, View, While, Worker, chain_of, status,
 };
 use crate::agent::layout::{read_record, remove_dir};
+use crate::agent::orphans;
 use crate::agent::records::PodRecord;
 use crate::agent::relay::{Door, Subject};
 use crate::agent::token::Claims;
@@ -236,6 +237,11 @@ impl Worker {
     async fn clean_up(&mut self, seen: &Observed) -> Result<(), AgentError> {
         hit(Point::NodeBeforeCleanup)?;
         self.release(seen).await?;
+        if let Some((view, session)) = self.view().and_then(|view| Some((view, view.session.as_ref()?)))
+            && view.keep
+        {
+            orphans::end_kept(&self.shared, &session.uid, &view.pod.namespace, session).await?;
+        }
         let dir = self.shared.layout.run(&self.uid);
         self.shared.blocking(move || remove_dir(&dir)).await?.during("remove the run directory")?;
         hit(Point::NodeAfterCleanup)?;
