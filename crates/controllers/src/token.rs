@@ -108,17 +108,19 @@ mod tests {
         let renew = Plan::act([Renew(now)], Next::After(HALF_LIFE));
         let wait = |seconds| Plan::settled(Next::After(Duration::from_secs(seconds)));
         let (early, late) = ("2026-01-01T01:01:00Z", "2026-01-01T01:08:00Z");
-        for (name, pod, plan) in [
-            ("R10: made before the start", pod("Running", "2026-01-01T00:59:59Z", None, false), renew.clone()),
-            ("ordered before the start", pod("Running", early, Some("2026-01-01T00:59:59.9Z"), false), renew.clone()),
-            ("half of its life is over", pod("Running", early, None, false), renew),
-            ("fresh", pod("Running", late, None, false), wait(330)),
-            ("renewed", pod("Running", early, Some("2026-01-01T01:09:00Z"), false), wait(390)),
-            ("not yet running", pod("Pending", early, None, false), Plan::settled(Next::AwaitChange)),
-            ("finished", pod("Failed", early, None, false), Plan::settled(Next::AwaitChange)),
-            ("told to stop", pod("Running", early, None, true), Plan::settled(Next::AwaitChange)),
+        let settled = Plan::settled(Next::AwaitChange);
+        for (name, phase, created, ordered, deleting, plan) in [
+            ("R10: made before the start", "Running", "2026-01-01T00:59:59Z", None, false, &renew),
+            ("ordered before the start", "Running", early, Some("2026-01-01T00:59:59.9Z"), false, &renew),
+            ("half of its life is over", "Running", early, None, false, &renew),
+            ("fresh", "Running", late, None, false, &wait(330)),
+            ("renewed", "Running", early, Some("2026-01-01T01:09:00Z"), false, &wait(390)),
+            ("not yet running", "Pending", early, None, false, &settled),
+            ("finished", "Failed", early, None, false, &settled),
+            ("told to stop", "Running", early, None, true, &settled),
         ] {
-            assert_eq!(TokenReconciler::plan(&pod, &started, now), plan, "{name}");
+            let pod = pod(phase, created, ordered, deleting);
+            assert_eq!(TokenReconciler::plan(&pod, &started, now), *plan, "{name}");
         }
     }
 }
