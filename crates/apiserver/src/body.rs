@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 
 /// What a body can fail with after it has begun.
@@ -42,9 +43,15 @@ impl Body {
         Self(Inner::Pieces { pieces, left })
     }
 
-    /// Whatever the stream yields.
+    /// Whatever the stream yields. One that panics breaks off, and takes nothing else down.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
-        Self(Inner::Stream(Box::pin(stream)))
+        let guarded = AssertUnwindSafe(stream).catch_unwind().map(|item| {
+            item.unwrap_or_else(|_| {
+                tracing::error!("the stream of a response panicked");
+                Err("the stream panicked; the server goes on".into())
+            })
+        });
+        Self(Inner::Stream(Box::pin(guarded)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The API without a socket: a tower service, and a `kube::Client` on it.
 //!
-//! Every request runs on its own tracked task: a caller that goes away does not cancel a write in its middle, and a
-//! panic becomes a 500.
+//! Every request runs on its own tracked task: a caller that goes away does not cancel a write in its middle.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -57,7 +56,7 @@ where
         Box::pin(async move {
             Ok(task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a request ended without an answer");
-                respond::failure(&ApiError::internal("the request panicked; the server goes on"))
+                respond::failure(&ApiError::internal("the request ended without an answer"))
             }))
         })
     }

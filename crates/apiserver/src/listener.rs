@@ -7,12 +7,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -32,6 +31,9 @@ use crate::status::ApiError;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection (no descriptors), so that refusals do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How much of a body that was refused unread is read all the same, and for how long.
+const UNREAD_BYTES: usize = 32 << 20;
+const UNREAD_FOR: Duration = Duration::from_secs(3);
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -155,11 +157,38 @@ impl Connection {
     }
 }
 
-/// Answers one request; a panic is its own 500, and nobody else's.
+/// Answers one request. What may write runs on a task of its own: a peer that hangs up does not cut it in its middle.
 async fn answer(server: ApiServer, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let work = AssertUnwindSafe(server.handle(request, Caller::Unknown)).catch_unwind();
-    Ok(work.await.unwrap_or_else(|_| {
-        tracing::error!("a request panicked");
-        respond::failure(&ApiError::internal("the request panicked; the server goes on"))
+    let tasks = server.tasks().clone();
+    let reads = request.method().is_safe();
+    let work = Box::pin(exchange(server, request));
+    if reads {
+        return Ok(work.await);
+    }
+    Ok(tasks.spawn("request", work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request ended without an answer");
+        respond::failure(&ApiError::internal("the request ended without an answer"))
     }))
+}
+
+async fn exchange(server: ApiServer, request: Request<Incoming>) -> Response<Body> {
+    let (parts, mut body) = request.into_parts();
+    let response = server.handle(Request::from_parts(parts, &mut body), Caller::Unknown).await;
+    if tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
+        tracing::debug!("a peer was too slow to send what nobody wanted to read");
+    }
+    response
+}
+
+/// Reads what a refused request still sends: a peer whose stream breaks off while it sends may never look at the
+/// answer, and then reports a broken connection in place of the refusal.
+async fn discard(mut body: Incoming) {
+    let mut left = UNREAD_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }

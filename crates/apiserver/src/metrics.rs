@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Requests, Counter>,
     latency: Family<Latency, Histogram>,
+    panics: Counter,
     in_flight: Gauge,
     streams: Gauge,
     stored: Stored,
@@ -88,12 +89,14 @@ impl Metrics {
         registry.register("requests", "Requests answered", requests.clone());
         let latency = Family::<Latency, Histogram>::new_with_constructor(latencies);
         registry.register("request_duration_seconds", "Time to the head of the response", latency.clone());
+        let panics = Counter::default();
+        registry.register("request_panics", "Requests that panicked", panics.clone());
         let (in_flight, streams) = (Gauge::default(), Gauge::default());
         registry.register("requests_in_flight", "Requests being answered", in_flight.clone());
         registry.register("open_streams", "Open watches and followed streams", streams.clone());
         let stored = Stored::default();
         stored.register(&mut registry);
-        Self { registry, requests, latency, in_flight, streams, stored, store }
+        Self { registry, requests, latency, panics, in_flight, streams, stored, store }
     }
 
     /// A request has come in.
@@ -107,6 +110,11 @@ impl Metrics {
         let (verb, group, resource) = observation.seen;
         self.requests.get_or_create(&Requests { verb, group, resource, code: code.as_u16() }).inc();
         self.latency.get_or_create(&Latency { verb }).observe(observation.start.elapsed().as_secs_f64());
+    }
+
+    /// A request panicked.
+    pub(crate) fn panicked(&self) {
+        self.panics.inc();
     }
 
     /// The text that Prometheus reads.

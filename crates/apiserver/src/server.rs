@@ -4,9 +4,11 @@
 //! a deadline. Every failure on the way is an [`ApiError`], and becomes a `Status` in one place.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::request::Parts;
 use http::{Request, Response};
 use mainstay_api::Registry;
@@ -145,7 +147,7 @@ impl ApiServer {
         }
     }
 
-    /// Answers one request.
+    /// Answers one request; a panic is its own 500, and nobody else's.
     pub async fn handle<B>(&self, request: Request<B>, caller: Caller) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Unpin + Send,
@@ -156,8 +158,16 @@ impl ApiServer {
         let answer = {
             // Pinned here: handing the future to the timeout by value would move it.
             let work = std::pin::pin!(route::route(self, &parts, body, caller, &mut observation));
-            let late = |_| ApiError::timeout("the request took longer than the server allows");
-            tokio::time::timeout(self.0.config.limits.request, work).await.map_err(late).and_then(|answer| answer)
+            let work = AssertUnwindSafe(tokio::time::timeout(self.0.config.limits.request, work));
+            match work.catch_unwind().await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(ApiError::timeout("the request took longer than the server allows")),
+                Err(_) => {
+                    tracing::error!(method = %parts.method, path = parts.uri.path(), "a request panicked");
+                    self.0.metrics.panicked();
+                    Err(ApiError::internal("the request panicked; the server goes on"))
+                }
+            }
         };
         let response = answer.unwrap_or_else(|error| respond::failure(&error));
         self.0.metrics.end(&observation, response.status());

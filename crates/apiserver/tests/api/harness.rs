@@ -25,7 +25,7 @@ pub(crate) struct Harness {
     pub(crate) server: ApiServer,
     pub(crate) keys: Arc<Keys>,
     pub(crate) tasks: Tasks,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub(crate) struct Answer {
@@ -86,7 +86,7 @@ impl Harness {
             version: "0.1.0",
         })
         .unwrap();
-        let harness = Self { server, keys, tasks, _dir: dir };
+        let harness = Self { server, keys, tasks, dir };
         harness.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
         harness
     }
@@ -157,6 +157,15 @@ impl Harness {
     pub(crate) async fn lines_as(&self, path: &str, accept: &str) -> Lines {
         let request = Request::builder().uri(path).header("accept", accept).body(Full::default()).unwrap();
         Lines::of(self.send(Identity::admin(), request).await)
+    }
+
+    /// The admin's token, as a kubeconfig holds it.
+    pub(crate) fn admin_token(&self) -> String {
+        let path = self.dir.path().join("kubeconfig");
+        self.keys.write_kubeconfig(&path, "https://localhost").unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, token) = text.split_once("token: ").unwrap();
+        token.lines().next().unwrap().trim_matches('"').to_owned()
     }
 
     /// An agent and a session that uses it.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Harness, PATIENCE};
 
-async fn listen(api: &Harness) -> SocketAddr {
+pub(crate) async fn listen(api: &Harness) -> SocketAddr {
     let tls = Tls::new(&api.keys, &["localhost".to_owned()], &Clock::system()).unwrap();
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), tls.acceptor()).await.unwrap();
     let address = listener.address().unwrap();
@@ -21,7 +21,7 @@ async fn listen(api: &Harness) -> SocketAddr {
     address
 }
 
-async fn connect(api: &Harness, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+pub(crate) async fn connect(api: &Harness, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     let pem = api.keys.authority_pem();
@@ -37,7 +37,7 @@ async fn connect(api: &Harness, address: SocketAddr) -> tokio_rustls::client::Tl
     connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
 }
 
-async fn exchange(api: &Harness, address: SocketAddr, request: &str) -> String {
+pub(crate) async fn exchange(api: &Harness, address: SocketAddr, request: &str) -> String {
     let mut stream = connect(api, address).await;
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
