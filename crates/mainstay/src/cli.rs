@@ -106,7 +106,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             on(Builder::new_current_thread(), async { Box::pin(dispatch(&cli.global.server, command)).await })
         }
         Command::Serve(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::serve::run(args)).await?) }),
-        Command::Demo(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::demo::run(args)).await?) }),
+        Command::Demo(args) => on(Builder::new_multi_thread(), async { Box::pin(crate::demo::run(args)).await }),
     })
 }
 

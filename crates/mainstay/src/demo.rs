@@ -2,10 +2,14 @@
 //!
 //! Everything it shows goes through the same program that a user runs: `serve`, `apply`, `messages`, `send`, `get`,
 //! `delete`. What it claims at the end it has checked; any check that fails makes the demo fail.
+//!
+//! However it ends, by a failure or by Ctrl-C in any of its steps, it takes along what it has started.
 
 pub(crate) mod args;
 mod follow;
+mod interrupt;
 mod repo;
+mod show;
 mod stage;
 
 use std::path::Path;
@@ -13,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use base64::Engine as _;
+use interrupt::Interrupts;
 use mainstay_api::phase::Phase;
 use mainstay_api::session::Session;
 use serde_json::{Value, json};
@@ -22,7 +27,10 @@ use tokio::time::{Instant, timeout};
 use args::DemoArgs;
 use follow::Messages;
 use repo::Repo;
+use show::{say, show_log, show_message, show_timeline, tell, warn};
 use stage::Stage;
+
+use crate::cli::failure::{CliError, CliResult};
 
 const PROJECT: &str = "ferry";
 const SESSION: &str = "fix-change";
@@ -45,52 +53,66 @@ struct Timeline {
 /// Runs the demo.
 ///
 /// # Errors
-/// Whatever did not go as it should.
-pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
+/// Whatever did not go as it should, and an interruption.
+pub(crate) async fn run(args: DemoArgs) -> CliResult {
     let began = Instant::now();
+    repo::has_programs()?;
+    let mut interrupts = Interrupts::new().map_err(anyhow::Error::from)?;
     let scratch = tempfile::Builder::new().prefix("mainstay-demo-").tempdir().context("make a temporary directory")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
-    std::fs::create_dir_all(&data_dir)?;
+    let mut stage = Stage::new(&data_dir, scratch.path().join("serve.log"))?;
+    let played = tokio::select! {
+        played = play(&mut stage, scratch.path(), !args.no_kill) => Some(played),
+        () = interrupts.next() => None,
+    };
+    match played {
+        Some(Ok(())) if args.keep => {
+            leave(&mut stage, &scratch.keep());
+            return Ok(());
+        }
+        Some(Ok(())) => {}
+        Some(Err(_)) => show_log(stage.log()),
+        None => warn("Interrupted. Taking along what was started; once more to leave it."),
+    }
+    let cleaned = tokio::select! {
+        cleaned = clean_up(&mut stage, matches!(played, Some(Ok(())))) => cleaned,
+        () = interrupts.second() => Err(anyhow::anyhow!("interrupted again")),
+    };
+    if cleaned.is_err() {
+        warn(&format!("What could not be taken along is in {}", scratch.keep().display()));
+    }
+    played.unwrap_or(Ok(()))?;
+    cleaned?;
+    if interrupts.any() {
+        return Err(CliError::Interrupted);
+    }
+    let took = began.elapsed().as_secs_f64();
+    say(&format!("Done in {took:.1} s. Nothing was lost, nothing was done twice, nothing is left over."));
+    Ok(())
+}
 
+async fn play(stage: &mut Stage, scratch: &Path, kill: bool) -> anyhow::Result<()> {
     say("A git repository with a small program whose test fails");
-    let repo = Repo::create(&scratch.path().join("ferry")).await?;
+    let repo = Repo::create(&scratch.join("ferry")).await?;
     let (passes, verdict) = repo.test().await?;
     ensure!(!passes, "the demo's test was to fail at first");
     tell(&format!("git log: {}", repo.show(&["log", "--oneline"]).await?));
     tell(&format!("tests:   {verdict}"));
 
     say("A control plane: mainstay serve, SQLite, TLS, one process");
-    let since = Instant::now();
-    let mut stage = Stage::open(&data_dir).await?;
-    tell(&format!(
-        "{} ready after {} ms (first start: makes its CA and keys)",
-        stage.url()?,
-        since.elapsed().as_millis()
-    ));
+    let took = stage.start().await?.as_millis();
+    tell(&format!("{} ready after {took} ms (first start: makes its CA and keys)", stage.url()?));
 
-    let outcome = timeout(PATIENCE, story(&mut stage, &repo, !args.no_kill)).await;
-    let outcome =
-        outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the session did not end in {} s", PATIENCE.as_secs())));
-    if outcome.is_err() {
-        show_log(&stage.log());
-    }
-    outcome?;
+    let story = timeout(PATIENCE, story(stage, &repo, kill)).await;
+    story.unwrap_or_else(|_| Err(anyhow::anyhow!("the session did not end in {} s", PATIENCE.as_secs())))
+}
 
-    if args.keep {
-        let kept = scratch.keep();
-        stage.leave();
-        say("Left running, as asked");
-        tell(&format!("export KUBECONFIG={}", stage.kubeconfig().display()));
-        tell("mainstay get sessions -n ferry; kubectl get sessions -n ferry; mainstay status");
-        tell(&format!("when done: stop the server, then rm -r {}", kept.display()));
-        return Ok(());
-    }
-    clean_up(&mut stage).await?;
-    say(&format!(
-        "Done in {:.1} s. Nothing was lost, nothing was done twice, nothing is left over.",
-        began.elapsed().as_secs_f64()
-    ));
-    Ok(())
+fn leave(stage: &mut Stage, scratch: &Path) {
+    stage.leave();
+    say("Left running, as asked");
+    tell(&format!("export KUBECONFIG={}", stage.kubeconfig().display()));
+    tell("mainstay get sessions -n ferry; kubectl get sessions -n ferry; mainstay status");
+    tell(&format!("when done: stop the server, then rm -r {}", scratch.display()));
 }
 
 async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()> {
@@ -122,6 +144,7 @@ async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()>
 
     say("The session: mainstay get session fix-change -o wide");
     stage.run(&["get", "session", SESSION, "-n", PROJECT, "-o", "wide"], "", &[]).await?.lines().for_each(tell);
+    tell(&format!("its sandbox: {}", isolation(stage).await?));
     show_timeline(&timeline);
     Ok(())
 }
@@ -168,7 +191,7 @@ async fn converse(
 }
 
 async fn kill_and_restart(stage: &mut Stage) -> anyhow::Result<()> {
-    let pid = stage.kill().await?;
+    let pid = stage.kill().await?.context("the server is not running")?;
     warn(&format!("SIGKILL to the control plane (pid {pid}). The sandbox and its agent go on."));
     tokio::time::sleep(AWAY).await;
     let took = stage.start().await?;
@@ -176,14 +199,33 @@ async fn kill_and_restart(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What of the isolation was in force, as the Pod says.
+async fn isolation(stage: &Stage) -> anyhow::Result<String> {
+    let pods = ["get", "pods", "-n", PROJECT, "-l", &format!("mainstay.dev/session={SESSION}"), "-o", "json"];
+    let pods: Value = serde_json::from_str(&stage.run(&pods, "", &[]).await?)?;
+    let conditions = pods["items"][0]["status"]["conditions"].as_array().context("the Pod has no conditions")?;
+    let found = conditions.iter().find(|condition| condition["type"] == "Isolated");
+    Ok(found.and_then(|found| found["message"].as_str()).unwrap_or("not isolated").to_owned())
+}
+
 async fn answer(stage: &Stage) -> anyhow::Result<()> {
     tell("$ mainstay send fix-change 'Yes, go on.'");
     stage.run(&["send", SESSION, "-n", PROJECT, "Yes, go on."], "", &[]).await.map(drop)
 }
 
-async fn clean_up(stage: &mut Stage) -> anyhow::Result<()> {
-    say("Cleaning up: mainstay delete project ferry");
-    stage.run(&["delete", "project", PROJECT], "", &[]).await?.lines().for_each(tell);
+/// Deletes the project, ends the server and looks for what is left. After a play that was cut short the server is
+/// started anew, since it may be away or on its way.
+async fn clean_up(stage: &mut Stage, whole: bool) -> anyhow::Result<()> {
+    if !whole && !stage.has_state() {
+        return stage.kill().await.map(drop);
+    }
+    if !whole {
+        stage.kill().await?;
+        stage.start().await?;
+    }
+    say(&format!("Cleaning up: mainstay delete project {PROJECT}"));
+    let deleted = stage.run(&["delete", "project", PROJECT, "--ignore-not-found"], "", &[]).await?;
+    deleted.lines().for_each(tell);
     stage.stop().await?;
     let left = stage.leftovers();
     ensure!(left.is_empty(), "left over: {}", left.join("; "));
@@ -215,53 +257,4 @@ fn note_phase((phase, at, session): (Phase, Instant, Session), timeline: &mut Ti
         phase if phase.is_terminal() => timeline.finished = Some((phase, at, session)),
         _ => {}
     }
-}
-
-fn show_message(message: &Value) {
-    let time = message["time"].as_str().and_then(|time| time.get(11..23)).unwrap_or_default();
-    let kind = message["data"]["type"].as_str().or(message["type"].as_str()).unwrap_or_default();
-    let text = message["text"].as_str().or(message["data"]["text"].as_str()).unwrap_or_default();
-    let text = if text.is_empty() {
-        message["data"].to_string()
-    } else {
-        text.trim().replace('\n', "\n                                  ")
-    };
-    tell(&format!("#{:<3} {time}  {kind:<10} {text}", message["number"]));
-}
-
-fn show_timeline(timeline: &Timeline) {
-    let since = |at: Option<Instant>| match (timeline.created, at) {
-        (Some(created), Some(at)) => at.duration_since(created).as_millis().to_string(),
-        _ => "-".to_owned(),
-    };
-    say("Timeline of the session, in ms");
-    for (what, at) in [
-        ("created", timeline.created),
-        ("Running", timeline.running),
-        ("first message of the agent", timeline.first_message),
-        ("Completed", timeline.finished.as_ref().map(|(_, at, _)| *at)),
-    ] {
-        tell(&format!("{what:<28}{:>6}", since(at)));
-    }
-}
-
-fn show_log(path: &Path) {
-    let log = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().collect();
-    warn("The demo failed. The end of the server's log:");
-    lines[lines.len().saturating_sub(40)..].iter().copied().for_each(tell);
-}
-
-fn say(text: &str) {
-    use owo_colors::OwoColorize as _;
-    anstream::println!("\n{} {}", "==>".green().bold(), text.bold());
-}
-
-fn warn(text: &str) {
-    use owo_colors::OwoColorize as _;
-    anstream::println!("    {}", text.yellow());
-}
-
-fn tell(text: &str) {
-    anstream::println!("    {text}");
 }

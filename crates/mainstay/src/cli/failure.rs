@@ -14,7 +14,8 @@ Exit codes:
   3  what was named does not exist
   4  the server refused: a conflict, not allowed, or not valid
   5  the server cannot be reached
-  6  timed out waiting";
+  6  timed out waiting
+130  interrupted";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,9 @@ pub(crate) enum CliError {
     /// What was waited for did not happen in time.
     #[error("{0}")]
     TimedOut(String),
+    /// Somebody pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -59,6 +63,7 @@ impl CliError {
             Self::Refused(_) => 4,
             Self::Unreachable(_) => 5,
             Self::TimedOut(_) => 6,
+            Self::Interrupted => 130,
         })
     }
 

@@ -86,6 +86,7 @@ fn exit_codes_are_as_the_help_says() {
         (CliError::Refused(String::new()), 4),
         (CliError::Unreachable(String::new()), 5),
         (CliError::TimedOut(String::new()), 6),
+        (CliError::Interrupted, 130),
         (CliError::Output(std::io::ErrorKind::BrokenPipe.into()), 0),
     ] {
         assert_eq!(format!("{:?}", error.exit_code()), text(code), "{error:?}");

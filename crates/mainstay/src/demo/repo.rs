@@ -1,11 +1,31 @@
 //! The demo's git repository: a small program whose test fails.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+
+/// What the demo and its agent use; a sandbox sees them in `/usr` only.
+const PROGRAMS: [&str; 2] = ["git", "python3"];
+
+/// Checks that the programs of the demo are there.
+pub(crate) fn has_programs() -> anyhow::Result<()> {
+    let is_missing = |name: &&str| {
+        let found = std::fs::metadata(format!("/usr/bin/{name}"));
+        !found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let missing: Vec<_> = PROGRAMS.into_iter().filter(is_missing).collect();
+    ensure!(
+        missing.is_empty(),
+        "the demo needs {} in /usr/bin: as root, apt-get install -y {}",
+        missing.join(" and "),
+        missing.join(" ")
+    );
+    Ok(())
+}
 
 /// A work tree on the host.
 pub(crate) struct Repo {
@@ -55,7 +75,7 @@ impl Repo {
     }
 
     async fn git(&self, arguments: &[&str], input: Option<&str>) -> anyhow::Result<String> {
-        let mut child = Command::new("git")
+        let mut child = Command::new("/usr/bin/git")
             .args(["-c", "user.name=demo", "-c", "user.email=demo@mainstay.invalid", "-c", "commit.gpgsign=false"])
             .args(arguments)
             .current_dir(&self.dir)
@@ -64,7 +84,7 @@ impl Repo {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .context("start git")?;
+            .context("start /usr/bin/git")?;
         if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
             stdin.write_all(text.as_bytes()).await?;
         }

@@ -12,36 +12,38 @@ use tokio::time::{Instant, timeout};
 /// Longest time for the server to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where it listens at its first start.
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// A server and the command line that talks to it; both are this very program.
 pub(crate) struct Stage {
     exe: PathBuf,
     data_dir: PathBuf,
+    log: PathBuf,
     server: Option<Child>,
     listen: String,
 }
 
 impl Stage {
-    /// Starts the server on a free port.
-    pub(crate) async fn open(data_dir: &Path) -> anyhow::Result<Self> {
+    /// A server that does not run yet, with its data and its log there.
+    pub(crate) fn new(data_dir: &Path, log: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(data_dir).with_context(|| format!("make {}", data_dir.display()))?;
         let exe = std::env::current_exe().context("find this program")?;
-        let mut stage = Self { exe, data_dir: data_dir.to_owned(), server: None, listen: "127.0.0.1:0".to_owned() };
-        stage.start().await?;
-        // After a restart clients must find the server where it was.
-        let url = stage.url()?;
-        url.trim_start_matches("https://").clone_into(&mut stage.listen);
-        Ok(stage)
+        Ok(Self { exe, data_dir: data_dir.to_owned(), log, server: None, listen: ANY_PORT.to_owned() })
     }
 
     /// Starts the server, and waits until it is ready.
     pub(crate) async fn start(&mut self) -> anyhow::Result<Duration> {
         let since = Instant::now();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let child = Command::new(&self.exe)
             .args(["serve", "--listen", &self.listen, "--data-dir"])
             .arg(&self.data_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
+            // Ctrl-C is for the demo, which then needs its server to clean up.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .context("start mainstay serve")?;
@@ -54,19 +56,27 @@ impl Stage {
                     return Ok(());
                 }
             }
-            bail!("mainstay serve ended before it was ready; its log is {}", self.log().display())
+            bail!("mainstay serve ended before it was ready; its log is {}", self.log.display())
         };
         timeout(PATIENCE, ready).await.context("mainstay serve did not become ready in 30 s")??;
+        if self.listen == ANY_PORT {
+            // After a restart clients must find the server where it was.
+            self.url()?.trim_start_matches("https://").clone_into(&mut self.listen);
+        }
         Ok(since.elapsed())
     }
 
-    /// SIGKILL: no chance to tidy up. Returns the pid that was killed.
-    pub(crate) async fn kill(&mut self) -> anyhow::Result<u32> {
-        let mut child = self.server.take().context("the server is not running")?;
-        let pid = child.id().context("the server has ended already")?;
-        child.start_kill()?;
-        child.wait().await?;
+    /// SIGKILL: no chance to tidy up. Returns the pid that was killed, if the server ran.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<Option<u32>> {
+        let Some(mut child) = self.server.take() else { return Ok(None) };
+        let pid = child.id();
+        child.kill().await?;
         Ok(pid)
+    }
+
+    /// Whether a server was ever so far that a sandbox could have been started.
+    pub(crate) fn has_state(&self) -> bool {
+        self.kubeconfig().exists()
     }
 
     /// SIGTERM, and waits for a clean end.
@@ -91,7 +101,8 @@ impl Stage {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
         command
     }
 
@@ -119,8 +130,8 @@ impl Stage {
     }
 
     /// Where the server's log goes.
-    pub(crate) fn log(&self) -> PathBuf {
-        self.data_dir.parent().unwrap_or(&self.data_dir).join("serve.log")
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// The server's address.
