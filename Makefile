@@ -34,6 +34,8 @@ lint: ## Format, lints, docs and dependency rules, as .ci/run checks them.
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --document-private-items
 	scripts/check-structure
+	@scripts/prepare lint
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo deny --locked --log-level error check licenses bans sources
 
 .PHONY: bench
 bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).
