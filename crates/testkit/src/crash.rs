@@ -27,6 +27,15 @@ use tokio::task::JoinHandle;
 pub use self::seed::{SEED_ENV, Seed};
 use crate::server::Server;
 
+/// Says something about a run that a reader of a failure needs.
+#[expect(
+    clippy::print_stderr,
+    reason = "a test shows it when it fails; a test that cannot be repeated is worth little"
+)]
+pub fn note(words: &str) {
+    eprintln!("{words}");
+}
+
 /// How often each fault point was passed, as [`LOG_ENV`] recorded it.
 ///
 /// # Errors

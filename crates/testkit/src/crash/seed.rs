@@ -3,6 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::note;
+
 /// Repeats a run's draws: the number that the run printed.
 pub const SEED_ENV: &str = "MAINSTAY_SEED";
 
@@ -12,11 +14,10 @@ pub struct Seed(StdRng);
 
 impl Seed {
     /// A fresh one, or the one that [`SEED_ENV`] names; `what` tells what it is for.
-    #[expect(clippy::print_stderr, reason = "a test that cannot be repeated is worth little")]
     pub fn fresh(what: &str) -> Self {
         let number =
             std::env::var(SEED_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random::<u32>);
-        eprintln!("{what}: {SEED_ENV}={number}");
+        note(&format!("{what}: {SEED_ENV}={number}"));
         Self(StdRng::seed_from_u64(number.into()))
     }
 

@@ -1,0 +1,234 @@
+//! A project on a server of the test's own, and what can be seen of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use mainstay_api::phase::Phase;
+use mainstay_api::session::Session;
+use mainstay_runtime::Tasks;
+use mainstay_testkit::crash::client::{Answer, Client, Objects};
+use mainstay_testkit::crash::leftovers;
+use mainstay_testkit::server::{Server, processes_naming};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longest time for one step of a session, over all deaths of the server.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+const PAUSE: Duration = Duration::from_millis(10);
+const PROJECT: &str = "crash";
+const PROJECTS: &str = "/apis/mainstay.dev/v1alpha1/projects";
+
+/// A project whose sessions are looked after.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) sessions: Objects<Session>,
+    scratch: PathBuf,
+}
+
+/// One message, as a reader gets it.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) number: u64,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) run: u64,
+    pub(crate) text: String,
+    pub(crate) redelivered: bool,
+}
+
+impl World {
+    /// Makes the project. The server must run, or be about to.
+    pub(crate) async fn new(server: &Server) -> anyhow::Result<Self> {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make namespaces, mounts and cgroups: run them as root"
+        );
+        let (client, tasks) = (Client::new(server.client().await?), Tasks::new());
+        let project = json!({
+            "apiVersion": "mainstay.dev/v1alpha1", "kind": "Project", "metadata": { "name": PROJECT },
+            "spec": { "sessionDefaults": { "workspaceSize": "16Mi" } },
+        });
+        client.create(PROJECTS, &project).await?;
+        let sessions = client.objects(PROJECT, &tasks);
+        let world = Self { client, sessions, scratch: server.scratch().to_owned() };
+        let until = Instant::now() + PATIENCE;
+        while world.client.get(&format!("{PROJECTS}/{PROJECT}")).await?.json()?["status"]["phase"] != "Active" {
+            ensure!(Instant::now() < until, "the project did not become active");
+            sleep(PAUSE).await;
+        }
+        Ok(world)
+    }
+
+    /// Where a session is, and the path below it.
+    pub(crate) fn path(name: &str, below: &str) -> String {
+        format!("/apis/mainstay.dev/v1alpha1/namespaces/{PROJECT}/sessions/{name}{below}")
+    }
+
+    /// Creates a session that runs a shell script.
+    pub(crate) async fn create(&self, name: &str, script: &str, spec: Value) -> anyhow::Result<()> {
+        let mut session = json!({
+            "apiVersion": "mainstay.dev/v1alpha1", "kind": "Session", "metadata": { "name": name }, "spec": spec,
+        });
+        session["spec"]["command"] = json!(["/bin/sh", "-c", script]);
+        session["spec"]["env"] = json!([{ "name": "CRASH_MARK", "value": self.mark(name) }]);
+        self.client.create(Self::path("", "").trim_end_matches('/'), &session).await
+    }
+
+    /// Changes a session's spec.
+    pub(crate) async fn change(&self, name: &str, spec: &Value) -> anyhow::Result<()> {
+        self.client.call("PATCH", &Self::path(name, ""), &json!({ "spec": spec })).await?.done()?;
+        Ok(())
+    }
+
+    /// Waits until a session is as it should be.
+    pub(crate) async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&Session) -> bool,
+    ) -> anyhow::Result<Session> {
+        let mut sessions = self.sessions.clone();
+        let seen = timeout(PATIENCE, sessions.wait_for(|all| all.get(name).is_some_and(&holds))).await;
+        match seen {
+            Ok(found) => found?.get(name).cloned().context("a session"),
+            Err(_) => {
+                anyhow::bail!("session {name} was to be {what} in {PATIENCE:?}: {:?}", self.sessions.borrow().get(name))
+            }
+        }
+    }
+
+    /// Waits until a run is in this phase, or beyond it.
+    pub(crate) async fn phase(&self, name: &str, run: u64, phase: Phase) -> anyhow::Result<Session> {
+        let session = self.until(name, phase.as_str(), |session| {
+            let status = session.status.as_ref();
+            status
+                .is_some_and(|status| status.run == Some(run) && (status.phase == phase || status.phase.is_terminal()))
+        });
+        let session = session.await?;
+        let found = session.status.as_ref().map(|status| status.phase);
+        ensure!(found == Some(phase), "session {name}, run {run}, was to be {phase}: {:?}", session.status);
+        Ok(session)
+    }
+
+    /// Waits until a session is gone.
+    pub(crate) async fn gone(&self, name: &str) -> anyhow::Result<()> {
+        self.absent(&Self::path(name, "")).await
+    }
+
+    /// Waits until there is no such object.
+    async fn absent(&self, path: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = self.client.get(path).await?;
+            if matches!(found, Answer::Refused(404, _)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{path} was to go in {PATIENCE:?}: {found:?}");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// All messages of a session. Their numbers have no gap, and no id is there twice.
+    pub(crate) async fn messages(&self, name: &str) -> anyhow::Result<Vec<Message>> {
+        let body = self.client.get(&Self::path(name, "/messages")).await?.done()?;
+        let messages = body.lines().map(Message::read).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut ids = std::collections::HashSet::new();
+        for (message, number) in messages.iter().zip(1..) {
+            ensure!(message.number == number, "{name}: message {} came as number {number}", message.number);
+            ensure!(ids.insert(message.id.as_str()), "{name}: message {:?} is there twice", message.id);
+        }
+        Ok(messages)
+    }
+
+    /// What the agent said in a run, in order.
+    pub(crate) async fn said(&self, name: &str, run: u64) -> anyhow::Result<Vec<String>> {
+        let all = self.messages(name).await?;
+        Ok(all.into_iter().filter(|said| said.kind == "agent" && said.run == run).map(|said| said.text).collect())
+    }
+
+    /// Waits until the agent has said this in a run.
+    pub(crate) async fn heard(&self, name: &str, run: u64, text: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let said = self.said(name, run).await?;
+            if said.iter().any(|said| said == text) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{name}, run {run}, was to say {text:?} in {PATIENCE:?}: {said:?}");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Sends a user message under an id; its number.
+    pub(crate) async fn send(&self, name: &str, id: &str, text: &str) -> anyhow::Result<u64> {
+        let body = json!({ "messages": [{ "id": id, "type": "user", "text": text }] });
+        let sent = self.client.call("POST", &Self::path(name, "/messages"), &body).await?.json()?;
+        sent["messages"][0]["number"].as_u64().with_context(|| format!("a number in {sent}"))
+    }
+
+    /// The log of a run's Pod.
+    pub(crate) async fn log(&self, name: &str, run: u64) -> anyhow::Result<Answer> {
+        self.client.get(&format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}/log")).await
+    }
+
+    /// What every process of a session's agent has in its environment.
+    fn mark(&self, name: &str) -> String {
+        format!("{}/mark-{name}.", self.scratch.display())
+    }
+
+    /// The processes of a session's agent on this host.
+    pub(crate) fn agents(&self, name: &str) -> Vec<u32> {
+        processes_naming(&self.mark(name))
+    }
+
+    /// Waits until no process of a session's agent is there.
+    pub(crate) async fn quiet(&self, name: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !self.agents(name).is_empty() {
+            ensure!(Instant::now() < until, "the agent of {name} still runs: {:?}", self.agents(name));
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes the project and waits until the server has nothing of it.
+    pub(crate) async fn end(&self) -> anyhow::Result<()> {
+        let project = format!("{PROJECTS}/{PROJECT}");
+        self.client.delete(&project).await?;
+        self.absent(&project).await?;
+        self.absent(&format!("/api/v1/namespaces/{PROJECT}")).await
+    }
+}
+
+impl Message {
+    fn read(line: &str) -> anyhow::Result<Self> {
+        let read: Value = serde_json::from_str(line).with_context(|| format!("read the message {line}"))?;
+        let text = |field: &str| read[field].as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            number: read["number"].as_u64().with_context(|| format!("a message without a number: {line}"))?,
+            id: text("id"),
+            kind: text("type"),
+            run: read["run"].as_u64().unwrap_or_default(),
+            text: text("text"),
+            redelivered: read["redelivered"] == true,
+        })
+    }
+}
+
+/// Sees that no sandbox has left anything, ends the server in an orderly way, and sees that nothing of it stays either.
+pub(crate) async fn close(mut server: Server) -> anyhow::Result<()> {
+    leftovers::none(&server.data_dir(), server.pid()).await?;
+    let server = tokio::task::spawn_blocking(move || server.stop().map(|()| server)).await??;
+    leftovers::none(&server.data_dir(), None).await
+}
+
+/// Shows what the server said when a test failed.
+pub(crate) fn with_log<T>(outcome: anyhow::Result<T>, log: &Path) -> anyhow::Result<T> {
+    outcome.with_context(|| {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("the server's last words:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"))
+    })
+}
