@@ -267,7 +267,7 @@ impl ApiError {
             StoreError::Full => {
                 Self::new(507, "InsufficientStorage", error.to_string()).retry_after(Duration::from_secs(5))
             }
-            StoreError::Closed | StoreError::Locked => Self::unavailable(error.to_string()),
+            StoreError::Closed | StoreError::Locked { .. } => Self::unavailable(error.to_string()),
             StoreError::NewerSchema { .. } => Self::internal(error),
             // The write may or may not be stored: 504, so that the caller looks before it repeats.
             StoreError::Database(_) => {

@@ -52,8 +52,11 @@ pub enum StoreError {
     #[error("the store is closed")]
     Closed,
     /// Another process holds the directory.
-    #[error("another instance uses this data directory")]
-    Locked,
+    #[error("another instance uses this data directory{}", .pid.map(|pid| format!(": process {pid} holds its lock")).unwrap_or_default())]
+    Locked {
+        /// Its id, when it says so in the lock file.
+        pid: Option<u32>,
+    },
     /// The data is of a newer version than this program.
     #[error("the data directory has schema version {found}, newer than this program's {known}")]
     NewerSchema {
@@ -75,7 +78,7 @@ impl Classify for StoreError {
             Self::Conflict(_) => Class::Conflict,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
-            Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked => Class::TRANSIENT,
+            Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked { .. } => Class::TRANSIENT,
             Self::NewerSchema { .. } => Class::Terminal(Reason::Unsupported),
             Self::Database(_) => Class::Indeterminate,
         }

@@ -71,6 +71,9 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets a session's messages and its run row.
     fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The sessions of which something is kept, in no order: messages, a number that was given, or a run row.
+    fn sessions(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, StoreError>>;
+
     /// The session's heartbeat and cursor row; outside the revision log.
     fn run_row(&self, session: &str) -> BoxFuture<'_, Result<Option<RunRow>, StoreError>>;
 

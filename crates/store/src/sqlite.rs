@@ -280,6 +280,10 @@ impl Store for SqliteStore {
         self.submit(0, |reply| Job::Drop { session, reply })
     }
 
+    fn sessions(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, StoreError>> {
+        std::future::ready(self.health.open().map(|()| self.sessions.names())).boxed()
+    }
+
     /// A row is read as it was put last, even before that is durable.
     fn run_row(&self, session: &str) -> BoxFuture<'_, Result<Option<RunRow>, StoreError>> {
         std::future::ready(self.health.open().map(|()| self.sessions.row(session))).boxed()

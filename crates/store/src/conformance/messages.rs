@@ -1,6 +1,6 @@
 //! Random histories of messages, run rows and counters, against a model.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -66,6 +66,7 @@ pub(super) async fn run(fixture: &dyn Fixture, history: Vec<Step>) -> Outcome {
     for session in 0..3 {
         run.read(session, 0, usize::MAX).await?;
     }
+    run.names().await?;
     run.store.close().await;
     Ok(())
 }
@@ -107,6 +108,16 @@ impl Run {
             }
             Step::Reopen => Ok(()),
         }
+    }
+
+    /// Every session of which the model keeps something is named, and no other that was dropped.
+    async fn names(&self) -> Outcome {
+        let got = self.store.sessions().await.map_err(|error| text(&error))?;
+        let known = |one: &Session| !one.ids.is_empty() || one.row.is_some();
+        let kept = self.sessions.iter().filter(|(_, one)| known(one)).map(|(session, _)| name(*session));
+        let (got, want): (BTreeSet<_>, BTreeSet<_>) = (got.iter().map(ToString::to_string).collect(), kept.collect());
+        ensure!(got == want, "the sessions are {got:?}, expected {want:?}");
+        Ok(())
     }
 
     async fn append(&mut self, session: u8, ids: &[u8]) -> Outcome {

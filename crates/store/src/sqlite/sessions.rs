@@ -79,6 +79,10 @@ impl Sessions {
         Ok(Self { entries: Mutex::new(entries), ..Self::default() })
     }
 
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        lock(&self.entries).keys().cloned().collect()
+    }
+
     pub(super) fn row(&self, session: &str) -> Option<RunRow> {
         lock(&self.entries).get(session)?.row.clone()
     }

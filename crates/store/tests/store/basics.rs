@@ -177,7 +177,14 @@ async fn run_rows_and_counters_survive() {
 async fn a_directory_is_for_one_instance_and_not_for_an_older_program() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    assert!(matches!(SqliteStore::open(Options::new(dir.path())), Err(StoreError::Locked)));
+    let refused = SqliteStore::open(Options::new(dir.path())).unwrap_err();
+    let pid = std::process::id();
+    let said = format!("another instance uses this data directory: process {pid} holds its lock");
+    assert_eq!(refused.to_string(), said);
+    // A lock file that says nothing, as an older program leaves it.
+    std::fs::write(dir.path().join("lock"), "").unwrap();
+    let refused = SqliteStore::open(Options::new(dir.path())).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { pid: None }), "{refused}");
     store.close().await;
     drop(store);
     let database = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();

@@ -15,6 +15,18 @@ pub(crate) fn command(test: &str, dir: &Path) -> Command {
     command
 }
 
+/// The same with mounts of its own, as root; or as who looks like root to itself, where the kernel lets ordinary users do that.
+pub(crate) fn apart(test: &str, dir: &Path) -> Command {
+    let inner = command(test, dir);
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.arg("--mount").arg(inner.get_program()).args(inner.get_args());
+    command.env(DIR, dir).env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// What a child said before it ended: the lines that it acknowledged, and its standard error.
 pub(crate) fn finish(mut child: Child) -> (Vec<String>, String, ExitStatus) {
     let stderr = child.stderr.take().unwrap();

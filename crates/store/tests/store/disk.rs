@@ -49,41 +49,24 @@ async fn a_bounded_database_refuses_writes_and_serves_reads() {
     store.write(create(&key("after", "a"), "x")).await.unwrap();
 }
 
-/// A small file system of its own; `None` without the right to mount.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(dir.path()).output();
-        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
-    }
-
-    /// Takes all the room that is left.
-    fn stuff(&self) {
-        let mut file = std::fs::File::create(self.0.path().join("stuffing")).unwrap();
-        while file.write_all(&[0; 4_096]).is_ok() {}
-    }
+/// Takes all the room that is left.
+fn stuff(file: &Path) {
+    let mut file = std::fs::File::create(file).unwrap();
+    while file.write_all(&[0; 4_096]).is_ok() {}
 }
 
-impl Drop for Small {
-    fn drop(&mut self) {
-        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
-    }
-}
-
+/// In the child, which has mounts of its own: fills a small file system, and makes room again.
 #[tokio::test]
-async fn a_full_disk_makes_the_store_read_only_until_there_is_room() {
-    let Some(small) = Small::mount() else {
-        eprintln!("not run: mounting a small file system needs root");
-        return;
-    };
-    let store =
-        SqliteStore::open(Options { checkpoint_pages: 100, ..Options::new(small.0.path().join("data")) }).unwrap();
-    small.stuff();
+async fn on_a_small_file_system() {
+    let Some(dir) = child::dir() else { return };
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&dir).output().unwrap();
+    assert!(mount.status.success(), "{mount:?}");
+    let (data, stuffing) = (dir.join("data"), dir.join("stuffing"));
+    let store = SqliteStore::open(Options { checkpoint_pages: 100, ..Options::new(&data) }).unwrap();
+    stuff(&stuffing);
     let written = fill(&store).await;
     is_read_only(&store, written).await;
-    std::fs::remove_file(small.0.path().join("stuffing")).unwrap();
+    std::fs::remove_file(stuffing).unwrap();
     let recovered = async {
         while store.ready().is_err() {
             tokio::task::yield_now().await;
@@ -94,7 +77,19 @@ async fn a_full_disk_makes_the_store_read_only_until_there_is_room() {
     assert_eq!(object.revision.0, written + 1);
     store.close().await;
     drop(store);
-    assert_eq!(open(&small.0.path().join("data")).revision().0, written + 1);
+    assert_eq!(open(&data).revision().0, written + 1);
+    println!("ack recovered");
+}
+
+#[test]
+fn a_full_disk_makes_the_store_read_only_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = child::apart("disk::on_a_small_file_system", dir.path()).spawn().unwrap();
+    let (lines, errors, status) = child::finish(child);
+    assert!(
+        status.success() && lines == ["recovered"],
+        "this test needs root, or user namespaces for ordinary users, to mount a small file system\n{errors}"
+    );
 }
 
 /// Makes syncs fail as soon as the file that is named in the environment exists.
@@ -114,11 +109,13 @@ int fsync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fsy
 int fdatasync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
 "#;
 
-fn compile(dir: &Path) -> Option<std::path::PathBuf> {
+fn compile(dir: &Path) -> std::path::PathBuf {
     let (source, library) = (dir.join("sync.c"), dir.join("sync.so"));
     std::fs::write(&source, SYNC_FAILS).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
-    built.is_ok_and(|status| status.success()).then_some(library)
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").output();
+    let done = built.as_ref().is_ok_and(|built| built.status.success());
+    assert!(done, "this test needs a C compiler named cc, as linking Rust programs does: {built:?}");
+    library
 }
 
 /// In the child: writes, then the disk fails, then writes again.
@@ -137,10 +134,7 @@ async fn on_a_failing_disk() {
 #[tokio::test]
 async fn a_failed_sync_stops_the_process_and_acknowledges_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(library) = compile(dir.path()) else {
-        eprintln!("not run: needs a C compiler");
-        return;
-    };
+    let library = compile(dir.path());
     let began = Instant::now();
     let mut command = child::command("disk::on_a_failing_disk", dir.path());
     command.env("LD_PRELOAD", library).env("MAINSTAY_TEST_SYNC_FAILS", dir.path().join("trigger"));
