@@ -101,7 +101,10 @@ fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     }
     errors.extend(common::check_env("spec.env", &spec.env));
     errors.extend(common::check_resources("spec.resources", &spec.resources));
-    errors.extend(common::check_grants("spec.credentials", &spec.credentials));
+    errors.extend(common::check_grants("spec.credentials", &spec.credentials, &spec.env));
+    if spec.model.as_deref().is_some_and(|model| model.contains('\0')) {
+        errors.push(common::no_nul("spec.model"));
+    }
     errors
 }
 

@@ -82,19 +82,23 @@ impl Adaptor {
 pub fn check_env(path: &str, env: &[EnvVar]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (at, var) in env.iter().enumerate() {
-        let path = format!("{path}[{at}].name");
+        let name = format!("{path}[{at}].name");
         if let Some(detail) = env_name_fault(&var.name) {
-            errors.push(FieldError::invalid(&path, quoted(&var.name), detail));
+            errors.push(FieldError::invalid(name, quoted(&var.name), detail));
         } else if env[..at].iter().any(|earlier| earlier.name == var.name) {
-            errors.push(FieldError {
-                path,
-                fault: crate::Fault::Duplicate,
-                value: Some(quoted(&var.name)),
-                detail: String::new(),
-            });
+            errors.push(FieldError::duplicate(name, &var.name));
+        }
+        // Not shown: it may be a secret.
+        if var.value.contains('\0') {
+            errors.push(no_nul(format!("{path}[{at}].value")));
         }
     }
     errors
+}
+
+/// A text that reaches a process as argument or environment ends at a NUL character.
+pub(crate) fn no_nul(path: impl Into<String>) -> FieldError {
+    FieldError::new(path, crate::Fault::Invalid, "must not contain a NUL character")
 }
 
 /// What is wrong with the name of an environment variable.
@@ -122,25 +126,25 @@ pub fn check_resources(path: &str, resources: &Resources) -> Vec<FieldError> {
     errors
 }
 
-/// What is wrong with granted credentials.
-pub fn check_grants(path: &str, grants: &[CredentialGrant]) -> Vec<FieldError> {
+/// What is wrong with granted credentials, given the variables that are set beside them.
+pub fn check_grants(path: &str, grants: &[CredentialGrant], env: &[EnvVar]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (at, grant) in grants.iter().enumerate() {
         if let Some(fault) = name_fault(&grant.name) {
             errors.push(FieldError::invalid(format!("{path}[{at}].name"), quoted(&grant.name), fault));
         }
-        if let Some(name) = &grant.token_env
-            && let Some(fault) = env_name_fault(name)
-        {
-            errors.push(FieldError::invalid(format!("{path}[{at}].tokenEnv"), quoted(name), fault));
+        if let Some(name) = &grant.token_env {
+            let taken = grants[..at].iter().any(|earlier| earlier.token_env.as_ref() == Some(name))
+                || env.iter().any(|var| var.name == *name);
+            let path = format!("{path}[{at}].tokenEnv");
+            if let Some(fault) = env_name_fault(name) {
+                errors.push(FieldError::invalid(path, quoted(name), fault));
+            } else if taken {
+                errors.push(FieldError::duplicate(path, name));
+            }
         }
         if grants[..at].iter().any(|earlier| earlier.name == grant.name) {
-            errors.push(FieldError {
-                path: format!("{path}[{at}].name"),
-                fault: crate::Fault::Duplicate,
-                value: Some(quoted(&grant.name)),
-                detail: String::new(),
-            });
+            errors.push(FieldError::duplicate(format!("{path}[{at}].name"), &grant.name));
         }
     }
     errors

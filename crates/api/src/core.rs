@@ -1,14 +1,16 @@
 //! The core kinds that Mainstay's own kinds need, as Kubernetes defines them.
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, ResourceQuota, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::core::v1::{Event, Namespace, ResourceQuota, ServiceAccount};
 use serde_json::{Value, json};
 
 use crate::common::{label_fault, quoted};
 use crate::field::FieldError;
 use crate::kind::{Column, Kind, Rules, Unknown};
 use crate::schema;
+
+mod data;
+mod rbac;
 
 /// A core kind without columns, selectable fields, status or rules.
 const PLAIN: Kind = Kind {
@@ -29,17 +31,15 @@ const PLAIN: Kind = Kind {
     rules: Rules::NONE,
 };
 
-const RBAC: Kind = Kind { group: "rbac.authorization.k8s.io", ..PLAIN };
-
 const fn column(name: &'static str, path: &'static str) -> Column {
     Column { name, kind: "string", path, priority: 0, description: "" }
 }
 
 /// The rows of these kinds in the registry.
 pub fn kinds() -> Vec<Kind> {
-    vec![namespace(), secret(), config_map(), service_account(), event(), resource_quota(), lease()]
+    vec![namespace(), data::secret(), data::config_map(), service_account(), event(), resource_quota(), lease()]
         .into_iter()
-        .chain(rbac())
+        .chain(rbac::kinds())
         .collect()
 }
 
@@ -71,64 +71,6 @@ fn check_namespace(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     fault.map(|fault| FieldError::invalid("metadata.name", quoted(name), fault)).into_iter().collect()
 }
 
-fn secret() -> Kind {
-    Kind {
-        kind: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        columns: const { &[column("Type", "type"), Column { kind: "integer", ..column("Data", "data#") }] },
-        selectable: &["type"],
-        schema: schema::of::<Secret>,
-        rules: Rules { on_create: opaque, check: check_data, ..Rules::NONE },
-        ..PLAIN
-    }
-}
-
-fn opaque(object: &mut Value) {
-    if let Some(fields) = object.as_object_mut()
-        && fields.get("type").and_then(Value::as_str).is_none_or(str::is_empty)
-    {
-        fields.insert("type".to_owned(), json!("Opaque"));
-    }
-}
-
-fn config_map() -> Kind {
-    Kind {
-        kind: "ConfigMap",
-        plural: "configmaps",
-        singular: "configmap",
-        short_names: &["cm"],
-        columns: const { &[Column { kind: "integer", ..column("Data", "data#") }] },
-        schema: schema::of::<ConfigMap>,
-        rules: Rules { check: check_data, ..Rules::NONE },
-        ..PLAIN
-    }
-}
-
-/// Keys become file names; an immutable object stays as it is.
-fn check_data(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for field in ["data", "binaryData", "stringData"] {
-        for key in new[field].as_object().into_iter().flat_map(serde_json::Map::keys) {
-            let ok = !key.is_empty()
-                && key.len() <= 253
-                && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-                && !key.starts_with("..")
-                && key != ".";
-            if !ok {
-                let detail =
-                    "a valid key is at most 253 letters, digits, '-', '_' and '.', and does not start with '..'";
-                errors.push(FieldError::invalid(format!("{field}[{key}]"), quoted(key), detail));
-            }
-        }
-    }
-    if let Some(old) = old.filter(|old| old["immutable"] == true) {
-        let changed = ["data", "binaryData", "immutable"].iter().any(|field| old[*field] != new[*field]);
-        errors.extend(changed.then(|| FieldError::forbidden("data", "field is immutable when `immutable` is set")));
-    }
-    errors
-}
-
 fn service_account() -> Kind {
     Kind {
         kind: "ServiceAccount",
@@ -136,8 +78,25 @@ fn service_account() -> Kind {
         singular: "serviceaccount",
         short_names: &["sa"],
         schema: schema::of::<ServiceAccount>,
+        rules: Rules { check: check_service_account, ..Rules::NONE },
         ..PLAIN
     }
+}
+
+/// Nothing is mounted into Pods for their service account, and nothing is pulled.
+fn check_service_account(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in ["secrets", "imagePullSecrets"] {
+        if new[field].as_array().is_some_and(|list| !list.is_empty()) {
+            let detail = "not supported here: grant a session the credentials that it needs";
+            errors.push(FieldError::forbidden(field, detail));
+        }
+    }
+    if new["automountServiceAccountToken"] == true {
+        let detail = "tokens are not mounted: ask for one through the subresource token";
+        errors.push(FieldError::forbidden("automountServiceAccountToken", detail));
+    }
+    errors
 }
 
 fn event() -> Kind {
@@ -165,8 +124,22 @@ fn event() -> Kind {
             "type",
         ],
         schema: schema::of::<Event>,
+        rules: Rules { check: check_event, ..Rules::NONE },
         ..PLAIN
     }
+}
+
+/// An event is beside its object, or, about what is in no namespace, in `default`: what reads one namespace sees no
+/// other's.
+fn check_event(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+    let own = new["metadata"]["namespace"].as_str().unwrap_or_default();
+    let about = new["involvedObject"]["namespace"].as_str().unwrap_or_default();
+    let beside = if about.is_empty() { "default" } else { about };
+    if own == beside {
+        return Vec::new();
+    }
+    let detail = format!("does not match the event's namespace {}", quoted(own));
+    vec![FieldError::invalid("involvedObject.namespace", quoted(about), detail)]
 }
 
 fn resource_quota() -> Kind {
@@ -221,64 +194,23 @@ fn lease() -> Kind {
         singular: "lease",
         columns: const { &[column("Holder", "spec.holderIdentity")] },
         schema: schema::of::<Lease>,
+        rules: Rules { check: check_lease, ..Rules::NONE },
         ..PLAIN
     }
 }
 
-fn rbac() -> [Kind; 4] {
-    let role = Kind { kind: "Role", plural: "roles", singular: "role", schema: schema::of::<Role>, ..RBAC };
-    let binding = Kind {
-        kind: "RoleBinding",
-        plural: "rolebindings",
-        singular: "rolebinding",
-        columns: const { &[column("Role", "roleRef.name")] },
-        schema: schema::of::<RoleBinding>,
-        rules: Rules { check: check_binding, ..Rules::NONE },
-        ..RBAC
-    };
-    [
-        Kind {
-            kind: "ClusterRole",
-            plural: "clusterroles",
-            singular: "clusterrole",
-            namespaced: false,
-            schema: schema::of::<ClusterRole>,
-            rules: Rules { check: check_cluster_role, ..Rules::NONE },
-            ..RBAC
-        },
-        Kind {
-            kind: "ClusterRoleBinding",
-            plural: "clusterrolebindings",
-            singular: "clusterrolebinding",
-            namespaced: false,
-            schema: schema::of::<ClusterRoleBinding>,
-            ..binding.clone()
-        },
-        role,
-        binding,
-    ]
-}
-
-fn check_cluster_role(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
-    let aggregated = !new["aggregationRule"].is_null();
-    let refused = || FieldError::forbidden("aggregationRule", "aggregation is not supported; list the rules");
-    aggregated.then(refused).into_iter().collect()
-}
-
-/// A binding's role cannot be changed: delete and create it anew, so that nobody's rights change under them.
-fn check_binding(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+fn check_lease(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let changed = old.is_some_and(|old| old["roleRef"] != new["roleRef"]);
-    errors.extend(changed.then(|| FieldError::invalid("roleRef", &new["roleRef"], "cannot change roleRef")));
-    if new["roleRef"]["name"].as_str().is_none_or(str::is_empty) {
-        errors.push(FieldError::required("roleRef.name", ""));
-    }
-    for (at, subject) in new["subjects"].as_array().into_iter().flatten().enumerate() {
-        let kind = subject["kind"].as_str().unwrap_or_default();
-        if !["User", "Group", "ServiceAccount"].contains(&kind) {
-            let detail = "must be User, Group or ServiceAccount";
-            errors.push(FieldError::invalid(format!("subjects[{at}].kind"), quoted(kind), detail));
+    for (field, least, detail) in [
+        ("leaseDurationSeconds", 1, "must be greater than 0"),
+        ("leaseTransitions", 0, "must be greater than or equal to 0"),
+    ] {
+        if new["spec"][field].as_i64().is_some_and(|number| number < least) {
+            errors.push(FieldError::invalid(format!("spec.{field}"), &new["spec"][field], detail));
         }
     }
     errors
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,11 +93,16 @@ fn on_create(object: &mut Value) {
 fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let text = |field: &str| new["spec"][field].as_str();
+    let blank = |text: &&str| text.contains(|c: char| c.is_whitespace() || c.is_control());
     if let Some(url) = text("url").filter(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
         errors.push(FieldError::invalid("spec.url", quoted(url), "must start with https:// or http://"));
+    } else if let Some(url) = text("url").filter(blank) {
+        errors.push(FieldError::invalid("spec.url", quoted(url), "must not contain blanks or control characters"));
     }
     if let Some(email) = text("email").filter(|email| !email.contains('@')) {
         errors.push(FieldError::invalid("spec.email", quoted(email), "must contain '@'"));
+    } else if let Some(email) = text("email").filter(blank) {
+        errors.push(FieldError::invalid("spec.email", quoted(email), "must not contain blanks or control characters"));
     }
     // The value of a secret is never shown, not even a wrong one.
     if text("token").is_some_and(|token| token.contains('\0')) {

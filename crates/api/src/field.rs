@@ -84,6 +84,19 @@ impl FieldError {
         Self { path: path.into(), fault: Fault::Invalid, value: Some(value.to_string()), detail: detail.into() }
     }
 
+    /// The same value for the second time.
+    pub fn duplicate(path: impl Into<String>, value: &str) -> Self {
+        let value = Some(crate::common::quoted(value));
+        Self { path: path.into(), fault: Fault::Duplicate, value, detail: String::new() }
+    }
+
+    /// A word that is not one of those allowed.
+    pub fn not_supported(path: impl Into<String>, value: &str, supported: &[&str]) -> Self {
+        let supported: Vec<_> = supported.iter().map(|word| crate::common::quoted(word)).collect();
+        let detail = format!("supported values: {}", supported.join(", "));
+        Self { path: path.into(), fault: Fault::NotSupported, value: Some(crate::common::quoted(value)), detail }
+    }
+
     /// A field that may not be set or changed.
     pub fn forbidden(path: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(path, Fault::Forbidden, detail)

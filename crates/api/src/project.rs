@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::common::{self, Resources, quoted};
-use crate::field::{Fault, FieldError};
+use crate::field::FieldError;
 use crate::kind::{Column, Kind, Rules, Unknown};
 use crate::names;
 use crate::session::{check_workspace_size, unreadable};
@@ -233,14 +233,11 @@ fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
                 quoted(&member.name),
                 "names that start with system: are the platform's",
             ));
+        } else if let (MemberKind::ServiceAccount, Some(fault)) = (member.kind, common::name_fault(&member.name)) {
+            errors.push(FieldError::invalid(format!("spec.members[{at}].name"), quoted(&member.name), fault));
         }
         if spec.members[..at].iter().any(|earlier| earlier.kind == member.kind && earlier.name == member.name) {
-            errors.push(FieldError {
-                path: format!("spec.members[{at}].name"),
-                fault: Fault::Duplicate,
-                value: Some(quoted(&member.name)),
-                detail: String::new(),
-            });
+            errors.push(FieldError::duplicate(format!("spec.members[{at}].name"), &member.name));
         }
     }
     let defaults = &spec.session_defaults;
@@ -277,6 +274,12 @@ mod tests {
             ["spec.members[1].name: Duplicate value: \"ann\""]
         );
         assert_eq!(faults("web", json!({ "members": [{ "name": "system:admin", "role": "owner" }] })).len(), 1);
+        assert_eq!(
+            faults("web", json!({ "members": [{ "name": "No Name", "kind": "ServiceAccount", "role": "owner" }] }))
+                .len(),
+            1
+        );
+        assert!(faults("web", json!({ "members": [{ "name": "Ann of Green Gables", "role": "owner" }] })).is_empty());
         assert_eq!(faults("web", json!({ "quota": { "cpu": "lots" } })).len(), 1);
         assert_eq!(
             faults("web", json!({ "sessionDefaults": { "timeout": "soon" } })),

@@ -208,7 +208,7 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(check_command("spec.command", &spec.command));
     errors.extend(common::check_env("spec.env", &spec.env));
     errors.extend(common::check_resources("spec.resources", &spec.resources));
-    errors.extend(common::check_grants("spec.credentials", &spec.credentials));
+    errors.extend(common::check_grants("spec.credentials", &spec.credentials, &spec.env));
     errors.extend(check_workspace_size("spec.workspace.size", spec.workspace.size.as_deref()));
     if let Some(before) = old.and_then(|old| old["spec"]["run"].as_u64())
         && spec.run < before

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::{Container, PodSpec, Volume, VolumeMount};
 use crate::common::{self, quoted};
-use crate::field::{Fault, FieldError};
-use crate::{names, quantity};
+use crate::field::FieldError;
+use crate::names::{self, CREDENTIAL_PREFIX};
+use crate::quantity;
 
 pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old {
@@ -19,13 +20,16 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     };
     let mut errors = Vec::new();
     if spec.restart_policy != "Never" {
-        errors.push(not_supported("spec.restartPolicy", &spec.restart_policy, "\"Never\""));
+        errors.push(FieldError::not_supported("spec.restartPolicy", &spec.restart_policy, &["Never"]));
     }
     if spec.node_name != names::LOCAL_NODE {
-        errors.push(not_supported("spec.nodeName", &spec.node_name, "\"local\""));
+        errors.push(FieldError::not_supported("spec.nodeName", &spec.node_name, &[names::LOCAL_NODE]));
     }
     for (at, volume) in spec.volumes.iter().enumerate() {
         errors.extend(check_volume(&format!("spec.volumes[{at}]"), volume));
+        if spec.volumes[..at].iter().any(|earlier| earlier.name == volume.name) {
+            errors.push(FieldError::duplicate(format!("spec.volumes[{at}].name"), &volume.name));
+        }
     }
     for (at, container) in spec.containers.iter().enumerate() {
         errors.extend(check_container(&format!("spec.containers[{at}]"), container, &spec.volumes));
@@ -33,30 +37,35 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
-fn not_supported(path: impl Into<String>, value: &str, supported: &str) -> FieldError {
-    FieldError {
-        path: path.into(),
-        fault: Fault::NotSupported,
-        value: Some(quoted(value)),
-        detail: format!("supported values: {supported}"),
-    }
-}
-
 fn check_volume(path: &str, volume: &Volume) -> Vec<FieldError> {
     let sources = [volume.empty_dir.is_some(), volume.secret.is_some(), volume.config_map.is_some()];
     if sources.iter().filter(|given| **given).count() != 1 {
         return vec![FieldError::required(path, "exactly one of emptyDir, secret and configMap must be set")];
     }
+    if let Some(secret) = &volume.secret {
+        return check_secret_name(format!("{path}.secret.secretName"), &secret.secret_name).into_iter().collect();
+    }
+    if let Some(map) = &volume.config_map {
+        let fault = common::name_fault(&map.name);
+        let wrong = |fault| FieldError::invalid(format!("{path}.configMap.name"), quoted(&map.name), fault);
+        return fault.map(wrong).into_iter().collect();
+    }
     let size = volume.empty_dir.as_ref().and_then(|dir| dir.size_limit.as_deref());
     crate::session::check_workspace_size(&format!("{path}.emptyDir.sizeLimit"), size).into_iter().collect()
+}
+
+/// The node agent makes a URL of it.
+fn check_secret_name(path: String, name: &str) -> Option<FieldError> {
+    let fault = common::name_fault(name.strip_prefix(CREDENTIAL_PREFIX).unwrap_or(name))?;
+    Some(FieldError::invalid(path, quoted(name), format!("{fault}; or {CREDENTIAL_PREFIX}NAME for a Credential")))
 }
 
 fn check_container(path: &str, container: &Container, volumes: &[Volume]) -> Vec<FieldError> {
     let mut errors = crate::session::check_command(&format!("{path}.command"), &container.command);
     if let Some(image) = container.image.as_deref().filter(|image| *image != "host") {
-        errors.push(not_supported(format!("{path}.image"), image, "\"host\""));
+        errors.push(FieldError::not_supported(format!("{path}.image"), image, &["host"]));
     }
-    if let Some(dir) = container.working_dir.as_deref().filter(|dir| !dir.starts_with('/')) {
+    if let Some(dir) = container.working_dir.as_deref().filter(|dir| !dir.starts_with('/') || dir.contains('\0')) {
         errors.push(FieldError::invalid(format!("{path}.workingDir"), quoted(dir), "must be an absolute path"));
     }
     for (at, var) in container.env.iter().enumerate() {
@@ -66,6 +75,14 @@ fn check_container(path: &str, container: &Container, volumes: &[Volume]) -> Vec
                 quoted(&var.name),
                 "must not be empty, nor contain '=' or NUL",
             ));
+        }
+        // Not shown: it may be a secret.
+        if var.value.as_deref().is_some_and(|value| value.contains('\0')) {
+            errors.push(common::no_nul(format!("{path}.env[{at}].value")));
+        }
+        if let Some(source) = &var.value_from {
+            let path = format!("{path}.env[{at}].valueFrom.secretKeyRef.name");
+            errors.extend(check_secret_name(path, &source.secret_key_ref.name));
         }
         if var.value.is_some() && var.value_from.is_some() {
             errors.push(FieldError::forbidden(
@@ -79,6 +96,9 @@ fn check_container(path: &str, container: &Container, volumes: &[Volume]) -> Vec
     }
     for (at, mount) in container.volume_mounts.iter().enumerate() {
         errors.extend(check_mount(&format!("{path}.volumeMounts[{at}]"), mount, volumes));
+        if container.volume_mounts[..at].iter().any(|earlier| earlier.mount_path == mount.mount_path) {
+            errors.push(FieldError::duplicate(format!("{path}.volumeMounts[{at}].mountPath"), &mount.mount_path));
+        }
     }
     errors
 }
@@ -89,7 +109,7 @@ fn check_limit(path: &str, name: &str, text: &str) -> Vec<FieldError> {
         "memory" => common::Resources { memory: Some(text.to_owned()), ..Default::default() },
         names::PIDS if quantity::units(text).is_ok_and(|pids| pids >= 2) => return Vec::new(),
         names::PIDS => return vec![FieldError::invalid(path, quoted(text), "must be a count of at least 2")],
-        _ => return vec![not_supported(path, name, "\"cpu\", \"memory\", \"mainstay.dev/pids\"")],
+        _ => return vec![FieldError::not_supported(path, name, &["cpu", "memory", names::PIDS])],
     };
     common::check_resources("", &resources)
         .into_iter()
@@ -104,8 +124,9 @@ fn check_mount(path: &str, mount: &VolumeMount, volumes: &[Volume]) -> Vec<Field
     let wanted = if volume.empty_dir.is_some() {
         (mount.mount_path == "/workspace", "a workspace is mounted at /workspace")
     } else {
-        let clean = !mount.mount_path.split('/').any(|part| part == "..");
-        (mount.mount_path.starts_with("/mainstay/") && clean, "files are mounted below /mainstay/")
+        let below = mount.mount_path.strip_prefix("/mainstay/").unwrap_or_default();
+        let clean = !below.split('/').any(|part| matches!(part, "" | "." | "..")) && !below.contains('\0');
+        (clean, "files are mounted below /mainstay/")
     };
     let reserved = ["/mainstay/run", "/mainstay/token"].iter().any(|taken| mount.mount_path.starts_with(taken));
     if wanted.0 && !reserved {
