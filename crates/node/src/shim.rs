@@ -124,7 +124,7 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
         Err(error) => Observed { creation: Some(chain_of(&error)), ..Observed::default() },
     };
     seen.out_of_memory = outside.as_ref().map_or(0, |outside| outside.cgroups.out_of_memory());
-    let finished_at = clock.now().to_string();
+    let finished_at = seen.ended_at.unwrap_or_else(|| clock.now()).to_string();
     let exit = judge(&launch.pod, &seen, state.started_at.take(), finished_at);
     let recorded = record::write_exit(&launch.run_dir, &exit);
     match outside {

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - No output is dropped: what the API has not accepted waits here, and when that is full, the agent process waits.
-//! - The agent process's own ending is what is reported, whatever happens to its messages.
+//!   After its end its last messages wait for the API as long as nobody orders a stop.
+//! - The agent process's own ending is what is reported, at once, whatever happens to its messages.
 
 pub(crate) mod adaptor;
 mod agent;
@@ -39,9 +40,7 @@ use self::outbox::{Message, Outbox};
 use crate::launch::{Launch, SessionRef};
 use crate::sandbox::Inside;
 
-/// How long the last messages are tried after the agent process has ended by itself.
-const FLUSH: Duration = Duration::from_mins(5);
-/// The same when the sandbox is being stopped.
+/// How long the last messages are tried when the sandbox is being stopped.
 pub(crate) const FLUSH_AT_STOP: Duration = Duration::from_secs(10);
 /// How long to read on once everything that could write has been killed.
 const DRAIN: Duration = Duration::from_mins(1);
@@ -56,7 +55,7 @@ pub(crate) fn main(launch: &Launch, inside: &Inside, link: &UnixStream) -> i32 {
         ran
     });
     match ran {
-        Ok((code, signal)) => i32::from(send(link, &Report::Exited { code, signal }).is_err()),
+        Ok(()) => 0,
         Err(error) => {
             let message = format!("start {}: {error}", launch.command.first().map_or("", String::as_str));
             send(link, &Report::Failed { message }).ok();
@@ -65,7 +64,7 @@ pub(crate) fn main(launch: &Launch, inside: &Inside, link: &UnixStream) -> i32 {
     }
 }
 
-async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<Ending> {
+async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<()> {
     let mut events = Events::new(link, launch.grace_seconds)?;
     let (agent, pipes) = Agent::start(launch, inside)?;
     send(link, &Report::Started)?;
@@ -75,10 +74,13 @@ async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<
     };
     let ending = events.until_ended(&agent).await;
     agent.kill_everything();
+    // Without the link the shim has gone, and the kernel ends us.
+    let (code, signal) = ending;
+    send(link, &Report::Exited { code, signal })?;
     if let Some(talk) = talk {
         talk.finish(ending, &mut events).await;
     }
-    Ok(ending)
+    Ok(())
 }
 
 /// What the supervisor waits for from outside of the conversation.
@@ -212,9 +214,10 @@ impl Talk {
         Ok(Self { run: session.run, outbox, pumps, sender })
     }
 
-    /// Sends what is left, and the ending itself, as long as time allows.
+    /// Sends what is left, and the ending itself; once a stop is ordered, as long as time allows.
     async fn finish(mut self, (code, signal): Ending, events: &mut Events) {
-        let mut limit = Instant::now() + if events.orders.stopping { FLUSH_AT_STOP } else { FLUSH };
+        let at_stop = || Instant::now() + FLUSH_AT_STOP;
+        let mut limit = events.orders.stopping.then(at_stop);
         let Self { run, outbox, pumps, sender } = &mut self;
         let flush = async {
             for pump in pumps {
@@ -233,8 +236,8 @@ impl Talk {
         loop {
             tokio::select! {
                 () = &mut flush => return,
-                () = sleep_until(limit) => return,
-                _ = events.orders.stop() => limit = limit.min(Instant::now() + FLUSH_AT_STOP),
+                () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => return,
+                _ = events.orders.stop() => drop(limit.get_or_insert_with(at_stop)),
             }
         }
     }

@@ -4,14 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
+#[path = "sandboxes/agents.rs"]
+mod agents;
 #[path = "sandboxes/bench.rs"]
 mod bench;
 #[path = "sandboxes/escape.rs"]
 mod escape;
 #[path = "sandboxes/fake_api.rs"]
 mod fake_api;
-#[path = "sandboxes/figures.rs"]
-mod figures;
 #[path = "sandboxes/isolation.rs"]
 mod isolation;
 #[path = "sandboxes/life.rs"]

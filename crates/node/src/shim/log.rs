@@ -182,7 +182,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = writer(dir.path(), LogLimits { file_bytes: 4096, files: 4 });
         let texts: Vec<_> = (0..200).map(|number| format!("line {number:040}")).collect();
-        texts.iter().for_each(|text| log.write(0, format!("{text}\n").as_bytes()));
+        for text in &texts {
+            log.write(0, format!("{text}\n").as_bytes());
+        }
         assert!(dir.path().join("3.log").exists(), "it was rotated");
         let read = |number: u32| std::fs::read_to_string(dir.path().join(format!("{number}.log"))).unwrap();
         let whole = [3, 2, 1, 0].map(read).concat();

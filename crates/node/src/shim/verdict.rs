@@ -1,5 +1,7 @@
 //! Judges how a sandbox ended. Pure: what was observed goes in, the record's reason comes out.
 
+use mainstay_runtime::Timestamp;
+
 use crate::launch::{ExitReason, ExitRecord, PodRef};
 
 /// Why the shim itself ended a sandbox.
@@ -27,11 +29,13 @@ pub(crate) struct Observed {
     pub(crate) creation: Option<String>,
     /// How the agent process ended, as its supervisor reported.
     pub(crate) agent: Option<Ending>,
+    /// When that was.
+    pub(crate) ended_at: Option<Timestamp>,
     /// How the init process ended.
     pub(crate) init: Ending,
     /// How many processes the kernel killed for want of memory.
     pub(crate) out_of_memory: u64,
-    /// Why we ended it, if we did.
+    /// Why we ended it, if we did: an order that came before the agent process's end.
     pub(crate) cause: Option<Cause>,
 }
 
@@ -118,7 +122,7 @@ mod tests {
         ];
         let pod = PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() };
         for (agent, init, out_of_memory, cause, reason) in table {
-            let seen = Observed { creation: None, agent, init, out_of_memory, cause };
+            let seen = Observed { agent, init, out_of_memory, cause, ..Observed::default() };
             assert_eq!(judge(&pod, &seen, None, String::new()).reason, reason, "{seen:?}");
         }
         let seen = Observed { creation: Some("no disk".into()), ..Observed::default() };

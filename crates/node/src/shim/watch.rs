@@ -167,7 +167,10 @@ impl Watch<'_> {
     fn take(&mut self, report: Report) {
         match report {
             Report::Failed { message } => self.seen.creation = Some(message),
-            Report::Exited { code, signal } => self.seen.agent = Some(Ending { code, signal }),
+            Report::Exited { code, signal } => {
+                self.seen.agent = Some(Ending { code, signal });
+                self.seen.ended_at = Some(Clock::system().now());
+            }
             Report::NeedsMaps | Report::Ready { .. } | Report::Started => {}
         }
     }
@@ -209,7 +212,10 @@ impl Watch<'_> {
 
     /// Has the supervisor end the agent process; a repeated stop may only bring the end nearer.
     fn stop(&mut self, cause: Cause, grace_seconds: u64) {
-        self.seen.cause.get_or_insert(cause);
+        // What is ordered after the agent process's own end has not ended it.
+        if self.seen.agent.is_none() {
+            self.seen.cause.get_or_insert(cause);
+        }
         let grace_seconds = grace_seconds.min(LONGEST_GRACE);
         send(&self.started.link, &Instruction::Stop { grace_seconds }).ok();
         let kill_at = boottime() + Duration::from_secs(grace_seconds) + FLUSH_AT_STOP + MARGIN;

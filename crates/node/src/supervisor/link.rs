@@ -26,7 +26,7 @@ pub(crate) enum Report {
     },
     /// The agent process has been started.
     Started,
-    /// The agent process has ended, and its output was delivered as far as possible.
+    /// The agent process has ended; its last messages may still wait for the API.
     Exited {
         /// Its exit code, if it exited by itself.
         code: Option<i32>,

@@ -7,10 +7,9 @@ use serde_json::json;
 
 use crate::bench::{Bench, eventually, pod};
 
-/// A life in which each of the agent's fault points is hit. Run by the other test in processes of its own, since a
-/// process is armed once.
+/// A life in which each of the agent's fault points is hit. The other test runs it again in processes of its own, each
+/// with a fault armed.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by every_step_may_fail_once, with a fault armed"]
 async fn a_whole_life() {
     arm_from_env().unwrap();
     let mut bench = Bench::new();
@@ -36,7 +35,7 @@ fn every_step_may_fail_once() {
     let lives = points.iter().map(|point| {
         let log = dir.path().join(point.name());
         let mut life = Command::new(std::env::current_exe().unwrap());
-        life.args(["--exact", "faults::a_whole_life", "--ignored"]).env(ENV, format!("fail:{}@1", point.name()));
+        life.args(["--exact", "faults::a_whole_life"]).env(ENV, format!("fail:{}@1", point.name()));
         let life = life.env(LOG_ENV, &log).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         (point, log, life)
     });

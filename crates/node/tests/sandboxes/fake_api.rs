@@ -98,6 +98,13 @@ impl FakeApi {
         of_kind.map(|message| message["text"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// Bytes of text that the agent has said.
+    pub(crate) fn agent_bytes(&self) -> usize {
+        let state = self.state.lock().unwrap();
+        let said = state.messages.iter().filter(|message| message["type"] == "agent");
+        said.map(|message| message["text"].as_str().map_or(0, str::len)).sum()
+    }
+
     pub(crate) fn heartbeat(&self) -> Value {
         self.state.lock().unwrap().heartbeat.clone()
     }
