@@ -23,6 +23,8 @@ const TOP: &str = "mainstay";
 const SHIMS: &str = "mainstay/shims";
 /// The period of CPU limits, in microseconds.
 const PERIOD: u64 = 100_000;
+/// How often a directory is made anew because another sandbox's end took the one above.
+const ATTEMPTS: u32 = 100;
 /// How long the kernel may take to let go of an emptied cgroup.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -127,19 +129,29 @@ impl Cgroups {
         Ok(())
     }
 
+    /// The sandbox's directory in a hierarchy, made if need be, with `controller` acting there.
     fn directory(&mut self, parent: &Hierarchy, name: &Path, controller: &str) -> io::Result<PathBuf> {
         let dir = parent.dir.join(name);
-        let first = !self.dirs.iter().any(|(made, _)| *made == dir);
-        if first {
-            std::fs::create_dir_all(dir.parent().unwrap_or(&dir))?;
+        let enabled = || match parent.version {
+            Version::V1 => Ok(()),
+            Version::V2 => hierarchy::enable(&parent.dir, name, controller),
+        };
+        if self.dirs.iter().any(|(made, _)| *made == dir) {
+            enabled()?;
+            return Ok(dir);
         }
-        if parent.version == Version::V2 {
-            hierarchy::enable(&parent.dir, name, controller)?;
+        let above = dir.parent().unwrap_or(&dir);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let made = std::fs::create_dir_all(above).and_then(|()| enabled()).and_then(|()| std::fs::create_dir(&dir));
+            match made {
+                // The directory above goes with the last sandbox in it, and may have gone just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+                made => break made?,
+            }
         }
-        if first {
-            make(&dir)?;
-            self.dirs.push((dir.clone(), parent.version));
-        }
+        self.dirs.push((dir.clone(), parent.version));
         Ok(dir)
     }
 
@@ -175,18 +187,6 @@ impl Cgroups {
     /// Kills what is left in them and removes them.
     pub(crate) fn remove(&self) {
         remove_all(&self.paths()).ok();
-    }
-}
-
-/// Makes `dir`, which must be new. The directory above is removed with the last sandbox in it, maybe just now.
-fn make(dir: &Path) -> io::Result<()> {
-    loop {
-        match std::fs::create_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(dir.parent().unwrap_or(dir))?;
-            }
-            made => return made,
-        }
     }
 }
 
@@ -252,6 +252,27 @@ pub(crate) fn leave_service() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sandboxes_come_and_go_below_one_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy { dir: dir.path().to_owned(), version: Version::V1, controllers: Vec::new() };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let hierarchy = &hierarchy;
+                scope.spawn(move || {
+                    for number in 0..500 {
+                        let name = Path::new(TOP).join("instance").join(format!("{thread}-{number}"));
+                        let mut cgroups = Cgroups::default();
+                        let made = cgroups.directory(hierarchy, &name, "pids").unwrap();
+                        assert!(cgroups.directory(hierarchy, &name, "cpu").unwrap() == made && made.is_dir());
+                        cgroups.remove();
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path().join(TOP)).unwrap().count(), 0);
+    }
 
     #[test]
     fn limits_are_written_in_each_versions_words() {

@@ -96,14 +96,13 @@ impl Layout {
     /// When it can neither be read nor written.
     pub(crate) fn instance(&self) -> io::Result<String> {
         let path = self.root.join("instance");
-        match std::fs::read_to_string(&path) {
-            Ok(id) if is_plain(id.trim()) => return Ok(id.trim().to_owned()),
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not an instance id")),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) => {}
+        match read(&path)?.map(String::from_utf8) {
+            Some(Ok(id)) if is_plain(id.trim()) => return Ok(id.trim().to_owned()),
+            Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not an instance id")),
+            None => {}
         }
         let id = format!("{:016x}", rand::random::<u64>());
-        replace(&path, id.as_bytes(), 0o600, None)?;
+        replace(&path, id.as_bytes(), 0o600, None, Keep::OverPowerLoss)?;
         Ok(id)
     }
 }
@@ -114,8 +113,17 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
+/// How long a file must be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Nobody needs it after a crash of the machine.
+    ThisBoot,
+    /// It is on the disk before it is in place.
+    OverPowerLoss,
+}
+
 /// Puts a file in place whole: whoever reads it sees the old content or the new.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32, owner: Option<u32>) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32, owner: Option<u32>, keep: Keep) -> io::Result<()> {
     let temporary = path.with_extension("new");
     remove_file(&temporary)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -124,25 +132,30 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32, owner: Option<u32>
         chown(&temporary, owner, owner)?;
     }
     file.set_permissions(Permissions::from_mode(mode))?;
-    std::fs::rename(&temporary, path)
+    if keep == Keep::ThisBoot {
+        return std::fs::rename(&temporary, path);
+    }
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-/// Writes a record by [`replace`]; with `durable` it is on the disk when this returns.
-pub(crate) fn write_record(path: &Path, record: &impl Serialize, durable: bool) -> io::Result<()> {
-    replace(path, &serde_json::to_vec(record)?, 0o600, None)?;
-    if durable {
-        File::open(path)?.sync_all()?;
-        if let Some(dir) = path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
-    }
-    Ok(())
+/// Writes a record by [`replace`].
+pub(crate) fn write_record(path: &Path, record: &impl Serialize, keep: Keep) -> io::Result<()> {
+    replace(path, &serde_json::to_vec(record)?, 0o600, None, keep)
 }
 
 /// Reads a record; `None` when there is none.
 pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+    read(path)?.map(|bytes| serde_json::from_slice(&bytes).map_err(wrong)).transpose()
+}
+
+/// A file's content. One that was put in place for [`Keep::ThisBoot`] can be there without any after a crash of the
+/// machine, which is to be as if it were not there.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Ok(bytes) => Ok(Some(bytes).filter(|bytes| bytes.iter().any(|byte| *byte != 0))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -202,5 +215,22 @@ mod tests {
         assert_eq!(Layout::new(dir.path().join("node")).unwrap().instance().unwrap(), id);
         let mode = std::fs::metadata(layout.pods()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_that_a_power_loss_has_emptied_is_as_if_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("node")).unwrap();
+        for empty in [&b""[..], &[0; 40]] {
+            std::fs::write(layout.root.join("instance"), empty).unwrap();
+            let id = layout.instance().unwrap();
+            assert_eq!(layout.instance().unwrap(), id, "a new one, which stays");
+            make_dir(&layout.pod("u"), 0o700).unwrap();
+            std::fs::write(layout.record("u"), empty).unwrap();
+            assert_eq!(read_record::<serde_json::Value>(&layout.record("u")).unwrap(), None);
+        }
+        std::fs::write(layout.record("u"), "{").unwrap();
+        let said = read_record::<serde_json::Value>(&layout.record("u")).unwrap_err().to_string();
+        assert!(said.contains("pods/u/pod.json: "), "{said}");
     }
 }

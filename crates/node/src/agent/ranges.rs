@@ -162,7 +162,9 @@ mod tests {
         layout::make_dir(&layout.workspace("s"), 0o700).unwrap();
         let pod = PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() };
         let owner = Owner { pod, session: None, uid_base: FIRST + SIZE };
-        layout::write_record(&layout.owner("s"), &owner, true).unwrap();
+        layout::write_record(&layout.owner("s"), &owner, layout::Keep::OverPowerLoss).unwrap();
+        layout::make_dir(&layout.workspace("torn"), 0o700).unwrap();
+        std::fs::write(layout.owner("torn"), "").unwrap();
         let ranges = Ranges::load(&layout).unwrap();
         assert_eq!(ranges.hold("other", "pod-1").unwrap(), FIRST);
         assert_eq!(ranges.hold("another", "pod-3").unwrap(), FIRST + 2 * SIZE);

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::error::{AgentError, While};
-use super::layout::write_record;
+use super::layout::{Keep, write_record};
 use crate::launch::PodRef;
 
 /// What a later agent needs to take a Pod over.
@@ -25,6 +25,6 @@ pub(crate) struct PodRecord {
 impl PodRecord {
     /// Puts it in place.
     pub(crate) fn write(&self, path: &Path) -> Result<(), AgentError> {
-        write_record(path, self, false).during("write the Pod's record")
+        write_record(path, self, Keep::ThisBoot).during("write the Pod's record")
     }
 }

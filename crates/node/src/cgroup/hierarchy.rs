@@ -97,16 +97,19 @@ pub(super) fn enable(top: &Path, name: &Path, controller: &str) -> io::Result<()
     Ok(())
 }
 
-/// The part of the unified hierarchy that was delegated to this user: the nearest directory above our own where we
-/// may make others, with what acts on those.
+/// The part of the unified hierarchy that was delegated to this user.
 pub(super) fn delegated() -> Option<Hierarchy> {
     let unified = mounted().ok()?.into_iter().find(|hierarchy| hierarchy.version == Version::V2)?;
     let (_, inside) = own().ok()?.into_iter().find(|(controllers, _)| controllers.is_empty())?;
-    let own = unified.dir.join(inside.trim_start_matches('/'));
-    let above = own.ancestors().skip(1).take_while(|dir| dir.starts_with(&unified.dir));
+    delegated_above(&unified.dir, &inside, |path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok())
+}
+
+/// The nearest directory above our own, `inside`, where we may make others, with what acts on those.
+fn delegated_above(unified: &Path, inside: &str, writable: impl Fn(&Path) -> bool) -> Option<Hierarchy> {
+    let own = unified.join(inside.trim_start_matches('/'));
+    let above = own.ancestors().skip(1).take_while(|dir| dir.starts_with(unified));
     above.map(Path::to_owned).find_map(|dir| {
         let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).ok()?;
-        let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
         let ours = writable(&dir) && writable(&dir.join("cgroup.procs"));
         let controllers: Vec<_> = enabled.split_whitespace().map(str::to_owned).collect();
         (ours && !controllers.is_empty()).then_some(Hierarchy { dir, version: Version::V2, controllers })
@@ -134,5 +137,49 @@ mod tests {
         let own = parse_own("4:memory:/a\n3:cpuacct,cpu:/b\n1:name=systemd:/system.slice/c.service\n0::/d:e\n");
         let places: Vec<_> = found.iter().map(|held| held.place_in(&own).unwrap()).collect();
         assert_eq!(places, ["/a", "/b", "/system.slice/c.service", "/d:e"]);
+    }
+    #[test]
+    fn unified_hosts_are_read() {
+        let text = "\
+23 1 0:20 / /sys rw,nosuid - sysfs sysfs rw
+30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot";
+        let found = parse_mounts(text, |dir| {
+            assert_eq!(dir, Path::new("/sys/fs/cgroup"));
+            "cpuset cpu io memory hugetlb pids rdma misc\n".into()
+        });
+        assert_eq!(found.len(), 1);
+        assert!(["memory", "pids", "cpu"].iter().all(|name| found[0].controls(name)));
+        let own = parse_own("0::/system.slice/mainstay.service\n");
+        assert_eq!(found[0].place_in(&own), Some("/system.slice/mainstay.service"));
+    }
+
+    #[test]
+    fn a_controller_is_enabled_on_the_way_down_where_it_is_not() {
+        let top = tempfile::tempdir().unwrap();
+        let levels = [("", "cpu memory\n"), ("mainstay", ""), ("mainstay/i", "pids\n")];
+        for (dir, enabled) in levels {
+            std::fs::create_dir_all(top.path().join(dir)).unwrap();
+            std::fs::write(top.path().join(dir).join("cgroup.subtree_control"), enabled).unwrap();
+        }
+        enable(top.path(), Path::new("mainstay/i/pod"), "memory").unwrap();
+        let now = levels
+            .map(|(dir, _)| std::fs::read_to_string(top.path().join(dir).join("cgroup.subtree_control")).unwrap());
+        assert_eq!(now, ["cpu memory\n", "+memory", "+memory"]);
+    }
+
+    #[test]
+    fn a_users_part_is_the_nearest_that_is_writable_and_has_controllers() {
+        let top = tempfile::tempdir().unwrap();
+        let user = "user.slice/user-1000.slice/user@1000.service";
+        let levels = [("", "cpu memory pids"), (user, "memory pids"), (&format!("{user}/app.slice"), "")];
+        for (dir, enabled) in levels {
+            std::fs::create_dir_all(top.path().join(dir)).unwrap();
+            std::fs::write(top.path().join(dir).join("cgroup.subtree_control"), enabled).unwrap();
+        }
+        let theirs = top.path().join(user);
+        let find = |inside: &str| delegated_above(top.path(), inside, |path| path.starts_with(&theirs));
+        let found = find(&format!("/{user}/app.slice/demo.scope")).unwrap();
+        assert_eq!((found.dir.as_path(), found.controllers.join(" ").as_str()), (theirs.as_path(), "memory pids"));
+        assert_eq!(find("/user.slice/user-1000.slice/session-1.scope"), None, "a login session has no part of its own");
     }
 }

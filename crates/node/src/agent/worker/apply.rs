@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     Action, AgentError, Class, Classify, Desired, Look, Observed, Relay, Token, View, While, Worker, chain_of, status,
 };
-use crate::agent::layout::{read_record, remove_dir};
+use crate::agent::layout::{Keep, read_record, remove_dir};
 use crate::agent::orphans;
 use crate::agent::records::PodRecord;
 use crate::agent::relay::{Door, Subject};
@@ -209,7 +209,8 @@ impl Worker {
     pub(super) fn put_token(&self, token: &str) -> Result<(), AgentError> {
         let path = self.shared.layout.token(&self.uid).join(TOKEN);
         let (_, owner) = self.shared.uids_of(&self.uid, self.isolation);
-        crate::agent::layout::replace(&path, token.as_bytes(), 0o400, owner).during("write the session token")
+        let put = crate::agent::layout::replace(&path, token.as_bytes(), 0o400, owner, Keep::ThisBoot);
+        put.during("write the session token")
     }
 
     /// The sandbox no longer runs: its workspace may be another run's.

@@ -7,7 +7,7 @@ use futures::future::{OptionFuture, try_join};
 use mainstay_runtime::fault::{Point, hit};
 
 use super::{AgentError, Class, Classify, Look, Token, View, While, Worker, chain_of, status};
-use crate::agent::layout::{make_dir, write_record};
+use crate::agent::layout::{Keep, make_dir, write_record};
 use crate::agent::prepare::{Place, admit, launch, spec};
 use crate::agent::ranges::Owner;
 use crate::agent::records::PodRecord;
@@ -100,6 +100,7 @@ impl Worker {
         let session = view.session.clone().filter(|_| view.keep);
         let owner = Owner { pod: view.pod.clone(), session, uid_base: launch.uid_base };
         // A workspace that outlives this boot must keep its uids.
-        write_record(&layout.owner(key), &owner, view.keep).during("write the workspace's owner")
+        let keep = if view.keep { Keep::OverPowerLoss } else { Keep::ThisBoot };
+        write_record(&layout.owner(key), &owner, keep).during("write the workspace's owner")
     }
 }
