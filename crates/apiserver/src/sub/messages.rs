@@ -93,9 +93,9 @@ pub(crate) async fn append(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     let given = call.server.store().append(append).await;
     let given = given.map_err(|error| ApiError::from_store(&error, call.about(call.name())))?;
     let last = given.iter().map(|one| one.number).max().unwrap_or(0);
-    if given.iter().any(|one| !one.duplicate) {
+    if let Some(first) = given.iter().filter(|one| !one.duplicate).map(|one| one.number).min() {
         call.server.activity().note(&session, Seen { last_message: last, activity_ms: now.as_millisecond() });
-        trim(call.server, &uid, last);
+        trim(call.server, &uid, first, last);
     }
     let answers: Vec<Value> = incoming
         .messages
@@ -165,10 +165,12 @@ pub(crate) fn milliseconds(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// Retention runs beside the append that made it due, once per tenth of what is kept.
-fn trim(server: &ApiServer, uid: &Arc<str>, last: u64) {
+/// Retention runs beside the append that made it due, once per tenth of what is kept: whenever the numbers from `first`
+/// to `last` go over one of its multiples, since an append has many and may step over it.
+fn trim(server: &ApiServer, uid: &Arc<str>, first: u64, last: u64) {
     let keep = server.limits().messages_kept;
-    if last <= keep || !last.is_multiple_of((keep / 10).max(1)) {
+    let tenth = (keep / 10).max(1);
+    if last <= keep || first.saturating_sub(1) / tenth == last / tenth {
         return;
     }
     let (store, uid) = (server.store().clone(), uid.clone());
