@@ -68,7 +68,11 @@ impl Reconciler for TokenReconciler {
         let left = last
             .checked_add(HALF_LIFE)
             .map_or(Duration::ZERO, |due| Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO));
-        let before_us = last.as_second() < started.as_second();
+        // An order says when it was given; the time of creation is cut to whole seconds.
+        let before_us = match ordered {
+            Some(ordered) => ordered < *started,
+            None => last.as_second() < started.as_second(),
+        };
         if before_us || left.is_zero() {
             return Plan::act([Renew(now)], Next::After(HALF_LIFE));
         }
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn tokens_are_renewed_from_half_life_and_at_the_start() {
-        let started: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        let started: Timestamp = "2026-01-01T01:00:00.5Z".parse().unwrap();
         let now: Timestamp = "2026-01-01T01:10:00Z".parse().unwrap();
         let renew = Plan::act([Renew(now)], Next::After(HALF_LIFE));
         let wait = |seconds| Plan::settled(Next::After(Duration::from_secs(seconds)));
@@ -112,6 +116,7 @@ mod tests {
         for (name, phase, created, ordered, deleting, plan) in [
             ("R10: made before the start", "Running", "2026-01-01T00:59:59Z", None, false, &renew),
             ("ordered before the start", "Running", early, Some("2026-01-01T00:59:59.9Z"), false, &renew),
+            ("ordered in the start's second", "Running", early, Some("2026-01-01T01:00:00.2Z"), false, &renew),
             ("half of its life is over", "Running", early, None, false, &renew),
             ("fresh", "Running", late, None, false, &wait(330)),
             ("renewed", "Running", early, Some("2026-01-01T01:09:00Z"), false, &wait(390)),
