@@ -1,0 +1,105 @@
+//! Messages either way: adaptors, followers, retention.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use super::*;
+use serde_json::{Value, json};
+use world::{World, path};
+
+/// `stream-json`: one JSON event per line each way; what is no event is a plain message. `stopOnFinish` ends the run when
+/// the agent has answered, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_json_speaks_events_both_ways() {
+    let world = World::new(json!({})).await;
+    let script = r#"while read -r line; do printf '{"type":"assistant","got":%s}\n' "$line"; echo plain
+        echo '{"type":"result","result":"done"}'; done"#;
+    let agent = json!({ "adaptor": "stream-json", "command": ["/bin/sh", "-c", script] });
+    world.create(&path("agents", ""), json!({ "metadata": { "name": "json" }, "spec": agent })).await;
+    world.session("talks", json!({ "agent": "json", "prompt": "a \"b\"\nc" })).await;
+    world.said("talks", 1, "done").await;
+    let all = world.messages("talks", "").await;
+    let kinds: Vec<&str> = all.iter().map(|one| one["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["user", "event", "agent", "event"], "{all:#?}");
+    let asked = json!({ "type": "user", "message": { "role": "user", "content": "a \"b\"\nc" } });
+    assert_eq!(all[1]["data"], json!({ "type": "assistant", "got": asked }));
+    assert_eq!((&all[2]["text"], &all[3]["data"]["type"]), (&json!("plain"), &json!("result")));
+    // It waits for more: one that is to stop when it has answered does not.
+    world.session("answers", json!({ "agent": "json", "prompt": "go", "stopOnFinish": true })).await;
+    let done = world.first("answers", "Completed").await;
+    assert_eq!((&done["stoppedReason"], &done["exitCode"]), (&json!("Finished"), &json!(0)), "{done:#}");
+    assert_eq!(world.texts("answers", "event", 1).await.last().unwrap(), "done");
+    world.send("talks", "more", "more").await;
+    world.heard("talks", "a second answer", |one| one["number"].as_u64() > Some(5) && one["text"] == "done").await;
+    world.first("talks", "Running").await;
+}
+
+/// `mainstay messages SESSION -f -o json`, as a process.
+fn follower(world: &World, name: &str) -> Child {
+    let mut command = world.server.command(&["messages", name, "-n", world::TEAM, "-f", "-o", "json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
+}
+
+/// R46, R47: two followers both get every message once and in order, across the server's death.
+#[tokio::test(flavor = "multi_thread")]
+async fn r47_two_followers_see_all_in_order_across_a_restart() {
+    let mut world = World::new(json!({})).await;
+    let script =
+        "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo line $i; sleep 0.05; done; read -r line; echo got $line";
+    world.script("s", script, json!({})).await;
+    let followers = [follower(&world, "s"), follower(&world, "s")];
+    world.said("s", 1, "line 5").await;
+    world.kill();
+    world.restart();
+    world.send("s", "late", "the end").await;
+    let collected = followers.map(|mut child| {
+        std::thread::spawn(move || {
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let all: Vec<Value> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+            assert!(child.wait().unwrap().success());
+            all
+        })
+    });
+    world.first("s", "Completed").await;
+    let [one, two] = collected.map(|thread| tokio::task::block_in_place(|| thread.join().unwrap()));
+    assert_eq!(one, two);
+    let numbers: Vec<u64> = one.iter().map(|message| message["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let said: Vec<&str> = one
+        .iter()
+        .filter(|message| message["type"] == "agent")
+        .map(|message| message["text"].as_str().unwrap())
+        .collect();
+    let expected: Vec<String> = (1..=60).map(|line| format!("line {line}")).chain(["got the end".to_owned()]).collect();
+    assert_eq!(said, expected);
+}
+
+/// Retention is bounded, and a reader of what is gone is told so: 100,000 messages of a session are kept, give or take a
+/// tenth.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_go_and_leave_an_explicit_gap() {
+    let world = World::new(json!({})).await;
+    world.script("s", "exec sleep 1000", json!({ "prompt": "first" })).await;
+    let messages = path("sessions", "s/messages");
+    let (mut sent, mut last) = (0, 0);
+    while last < 111_000 {
+        let batch: Vec<Value> =
+            (sent..sent + 256).map(|id| json!({ "id": format!("m{id}"), "type": "user", "text": "x" })).collect();
+        last = world.create(&messages, json!({ "messages": batch })).await["last"].as_u64().unwrap();
+        sent += 256;
+    }
+    world.until("old messages gone", async || world.messages("s", "limit=1").await[0]["gap"].is_object()).await;
+    let read = world.messages("s", "limit=1").await;
+    let to = read[0]["gap"]["to"].as_u64().unwrap();
+    assert_eq!(read[0], json!({ "gap": { "from": 1, "to": to } }));
+    assert_eq!(read[1]["number"], to + 1, "what follows the gap");
+    assert!((100_000..=110_000).contains(&(last - to)), "{} of {last} are kept", last - to);
+    let after = world.messages("s", &format!("after={}", last - 1)).await;
+    assert_eq!(after.len(), 1, "a reader of what is kept sees no gap: {after:?}");
+    // An id is remembered as long as its message.
+    let again = json!({ "messages": [{ "id": format!("m{}", sent - 1), "type": "user", "text": "x" }] });
+    assert_eq!(
+        world.create(&messages, again).await["messages"][0],
+        json!({ "id": format!("m{}", sent - 1), "number": last, "duplicate": true })
+    );
+}
