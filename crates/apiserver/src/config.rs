@@ -31,6 +31,8 @@ pub struct Limits {
     pub header_read: Duration,
     /// Time for the TLS handshake.
     pub handshake: Duration,
+    /// Time for requests in flight when the server stops.
+    pub drain: Duration,
     /// Requests and watches at a time on one HTTP/2 connection.
     pub streams: u32,
     /// Messages kept of a session; readers of older ones get a gap.
@@ -53,6 +55,7 @@ impl Default for Limits {
             connections: 4_096,
             header_read: Duration::from_secs(10),
             handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
             streams: 1_024,
             messages_kept: 100_000,
         }

@@ -1,7 +1,7 @@
 //! The API over TLS: HTTP/1.1 and HTTP/2 on one port.
 //!
 //! Bounded against slow and greedy peers: connections, handshake, head of a request, streams of a connection. On stop
-//! the listener closes at once and connections drain until a deadline.
+//! the listener closes at once; connections drain until a deadline, and are then cut off.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,8 +27,6 @@ use crate::respond;
 use crate::server::{ApiServer, Caller};
 use crate::status::ApiError;
 
-/// Time for requests in flight when the server stops.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection (no descriptors), so that refusals do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a body that was refused unread is read all the same, and for how long.
@@ -69,7 +67,7 @@ impl Listener {
     /// Serves until `stop`, then drains.
     pub async fn serve(self, server: ApiServer, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(server.limits().connections));
-        let graceful = GracefulShutdown::new();
+        let (graceful, cut) = (GracefulShutdown::new(), CancellationToken::new());
         let http = Arc::new(http(&server));
         loop {
             let accepted = tokio::select! {
@@ -79,13 +77,18 @@ impl Listener {
             };
             let Some((stream, slot)) = accepted else { continue };
             let connection = Connection { server: server.clone(), http: http.clone(), tls: self.tls.clone(), slot };
-            let (watcher, stop) = (graceful.watcher(), stop.clone());
-            drop(server.tasks().spawn("connection", connection.serve(stream, watcher, stop)));
+            let (serve, cut) = (connection.serve(stream, graceful.watcher(), stop.clone()), cut.clone());
+            drop(server.tasks().spawn("connection", async move {
+                // What a request writes has a task of its own and is not cut.
+                cut.run_until_cancelled(serve).await;
+            }));
         }
         drop(self.socket);
-        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
-            tracing::warn!("connections were still open when the time to drain was over");
+        if tokio::time::timeout(server.limits().drain, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections were still open when the time to drain was over; they are cut off");
         }
+        // A peer that does not answer must not keep the server from its end.
+        cut.cancel();
     }
 }
 

@@ -88,3 +88,14 @@ async fn stopping_ends_watches_and_drains() {
     assert!(TcpStream::connect(address).await.is_err());
     api.tasks.shutdown(Duration::from_secs(10)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_does_not_keep_the_server_from_its_end() {
+    let api = Harness::with(Limits { drain: Duration::from_millis(200), ..Limits::default() }).await;
+    let address = listen(&api).await;
+    let mut deaf = connect(&api, address).await;
+    // HTTP/2's preface and empty settings; the farewell that the server sends on stop is never acknowledged.
+    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    deaf.read_exact(&mut [0; 9]).await.unwrap();
+    api.tasks.shutdown(PATIENCE).await.unwrap();
+}
