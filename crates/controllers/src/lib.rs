@@ -4,6 +4,7 @@
 //! are ordinary clients of the API: they hold a `kube::Client` and nothing else of the server.
 
 pub mod driver;
+pub mod event;
 pub mod garbage;
 mod kinds;
 pub mod namespace;
@@ -39,6 +40,7 @@ pub fn start(
         run(session::driver(clients("session-controller"), &surroundings.clock), surroundings),
         run(project::driver(clients("project-controller")), surroundings),
         run(namespace::driver(clients("namespace-controller"), registry), surroundings),
+        run(event::driver(clients("event-controller"), &surroundings.clock), surroundings),
         run(token::driver(clients("token-controller"), &surroundings.clock), surroundings),
     ]
 }

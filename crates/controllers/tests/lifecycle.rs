@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod server;
 
+use std::time::Duration;
+
+use mainstay_runtime::Clock;
 use serde_json::{Value, json};
 use server::Server;
 
@@ -84,7 +87,7 @@ async fn deletion_takes_what_belongs_to_it_and_nothing_else() {
         assert!(server.get(left).await.is_none(), "{left}");
     }
     assert!(server.get("/api/v1/namespaces/default/configmaps/other").await.is_some());
-    assert!(server.tasks.shutdown(std::time::Duration::from_secs(10)).await.is_ok());
+    assert!(server.tasks.shutdown(Duration::from_secs(10)).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,5 +143,18 @@ async fn a_used_up_quota_keeps_a_session_pending() {
     let began = tokio::time::Instant::now();
     server.delete(&first).await;
     server.until_phase(&second, "Running").await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_event_goes_and_a_new_one_stays() {
+    let now = Clock::system().now() + Duration::from_hours(2);
+    let server = Server::start_at(Clock::virtual_from(now)).await;
+    let events = "/api/v1/namespaces/default/events";
+    for (name, last) in [("new", json!(now)), ("old", Value::Null)] {
+        let event = json!({ "metadata": { "name": name }, "involvedObject": {}, "lastTimestamp": last });
+        server.create(events, &event).await;
+    }
+    server.until(&format!("{events}/old"), |found| found.is_none()).await;
+    assert!(server.get(&format!("{events}/new")).await.is_some());
 }

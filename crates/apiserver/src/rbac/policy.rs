@@ -24,8 +24,14 @@ const WRITE: &str = "create update patch delete deletecollection";
 
 /// Mainstay's controllers: names of service accounts in `mainstay-system`, and of their roles
 /// (`system:controller:NAME`).
-pub const CONTROLLERS: [&str; 5] =
-    ["session-controller", "project-controller", "namespace-controller", "garbage-collector", "token-controller"];
+pub const CONTROLLERS: [&str; 6] = [
+    "session-controller",
+    "project-controller",
+    "namespace-controller",
+    "garbage-collector",
+    "token-controller",
+    "event-controller",
+];
 
 const VIEW: &[Row] = &[
     (READ, M, "agents sessions credentials", ""),
@@ -117,6 +123,7 @@ pub(super) fn controller_rows(name: &str) -> &'static [Row] {
         "token-controller" => {
             &[(READ, M, "sessions", ""), (READ, "core", "pods", ""), ("patch", "core", "pods", ""), EVENTS]
         }
+        "event-controller" => &[(READ, "core", "events", ""), ("delete", "core", "events", "")],
         _ => &[],
     }
 }

@@ -34,8 +34,13 @@ pub(crate) struct Server {
 impl Server {
     /// A server with its controllers, each under its own identity and rights.
     pub(crate) async fn start() -> Self {
+        Self::start_at(Clock::system()).await
+    }
+
+    /// The same with controllers that go by this clock.
+    pub(crate) async fn start_at(clock: Clock) -> Self {
         let server = Self::bare().await;
-        server.start_controllers();
+        server.start_controllers(clock);
         server.start_node();
         server
     }
@@ -62,8 +67,8 @@ impl Server {
         Self { admin, api, tasks, _dir: dir }
     }
 
-    fn start_controllers(&self) {
-        let surroundings = Surroundings { tasks: self.tasks.clone(), clock: Clock::system(), fence: FencingToken(1) };
+    fn start_controllers(&self, clock: Clock) {
+        let surroundings = Surroundings { tasks: self.tasks.clone(), clock, fence: FencingToken(1) };
         let clients = |name: &str| {
             let identity = Identity::service_account("mainstay-system", name);
             inprocess::client(self.api.clone(), identity, self.tasks.clone())

@@ -147,8 +147,13 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
         EVENTS,
     ];
     let token: Cells = &[("m:sessions", "glw"), (":pods", "glwp"), EVENTS];
-    for (name, table) in [("session-controller", session), ("project-controller", project), ("token-controller", token)]
-    {
+    let event: Cells = &[(":events", "glwd")];
+    for (name, table) in [
+        ("session-controller", session),
+        ("project-controller", project),
+        ("token-controller", token),
+        ("event-controller", event),
+    ] {
         check(&fixture, &Identity::controller(name), &[table], "team/x").await;
     }
     for name in policy::CONTROLLERS {
