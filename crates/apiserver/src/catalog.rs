@@ -57,6 +57,8 @@ pub(crate) enum Habit {
     Pod,
     /// Has tokens.
     ServiceAccount,
+    /// Takes a namespace, if it is free.
+    Project,
 }
 
 impl Habit {
@@ -68,6 +70,7 @@ impl Habit {
             ("", "serviceaccounts") => Self::ServiceAccount,
             ("mainstay.dev", "credentials") => Self::Credential,
             ("mainstay.dev", "sessions") => Self::Session,
+            ("mainstay.dev", "projects") => Self::Project,
             _ => Self::Plain,
         }
     }

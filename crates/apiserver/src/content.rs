@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use serde_saphyr::UserMessageFormatter;
 
 use crate::body::BodyError;
 use crate::status::{ApiError, ApiResult};
@@ -83,7 +84,7 @@ impl Media {
     /// The type of a request's body.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let Some(value) = headers.get(CONTENT_TYPE) else { return Self::Json };
-        let text = value.to_str().unwrap_or("?");
+        let text = value.to_str().unwrap_or("?").to_ascii_lowercase();
         match text.split(';').next().unwrap_or_default().trim() {
             "" | "application/json" => Self::Json,
             "application/yaml" | "application/x-yaml" | "text/yaml" => Self::Yaml,
@@ -124,6 +125,19 @@ pub(crate) fn parse_object(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Parse
     }
 }
 
+/// Parses what is no object of a kind, but the parameters of an action.
+///
+/// # Errors
+/// As [`parse_object`], and 400 for what is no map of fields: an empty list is not taken for no fields.
+pub(crate) fn parse_fields(headers: &HeaderMap, bytes: &[u8], what: &str) -> ApiResult<Value> {
+    let value = parse_object(headers, bytes)?.value;
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(ApiError::bad_request(format!("the body is not {what}: it must be an object")))
+    }
+}
+
 /// Parses JSON.
 ///
 /// # Errors
@@ -141,9 +155,11 @@ pub(crate) fn parse_json(bytes: &[u8]) -> ApiResult<Parsed> {
 fn parse_yaml(bytes: &[u8]) -> ApiResult<Parsed> {
     let wrong = |error: &dyn fmt::Display| ApiError::bad_request(format!("the body is not valid YAML: {error}"));
     let text = std::str::from_utf8(bytes).map_err(|error| wrong(&error))?;
-    // `y` and `no` are words here, as in YAML 1.2.
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| wrong(&error))?;
+    // `y` and `no` are words here, as in YAML 1.2. A snippet would show the lines around the error, and with them what
+    // may be secret.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let value: Value = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| wrong(&error.render_with_formatter(&UserMessageFormatter)))?;
     if deeper_than(&value, MAX_DEPTH) {
         return Err(wrong(&format_args!("it is nested deeper than {MAX_DEPTH} levels")));
     }
@@ -298,6 +314,29 @@ mod tests {
             assert_eq!(parse_json(text.as_bytes()).unwrap_err().code(), 400, "{text:?}");
         }
         assert_eq!(parse_json(b"{\"a\":\"\xff\"}").unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn what_is_wrong_is_not_quoted() {
+        for text in [
+            "token: hush\nother: [hush",
+            "token: hush\n\tx: *hush2",
+            "{token: hush, a: 1, a: 2}",
+            "token: hush\n---\nb: 1\n",
+        ] {
+            let error = parse_yaml(text.as_bytes()).unwrap_err();
+            assert!(!error.message().contains("hush:") && !error.message().contains(": hush"), "{error}");
+            assert!(!error.message().contains('\n') && error.message().contains("line"), "{error}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_a_map() {
+        let headers = HeaderMap::new();
+        assert!(parse_fields(&headers, b"{}", "a thing").is_ok());
+        for text in ["[]", "null", "5", "\"x\""] {
+            assert_eq!(parse_fields(&headers, text.as_bytes(), "a thing").unwrap_err().code(), 400, "{text}");
+        }
     }
 
     #[test]

@@ -4,24 +4,25 @@
 //! change is compared with. *Visible*: what clients read and patch, without what is write-only.
 
 pub(crate) mod credential;
+mod project;
 pub(crate) mod secret;
 pub(crate) mod session;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mainstay_api::FieldError;
+use mainstay_api::{Fault, FieldError};
 use mainstay_store::{Draft, Object};
 use serde_json::{Value, json};
 
 use crate::catalog::{Entry, Habit};
-use crate::crypt::Place;
+use crate::crypt::{CryptError, MAX_PLAIN, Place};
 use crate::object;
 use crate::rbac::guard::Change;
 use crate::request::Verb;
 use crate::route;
 use crate::server::{ApiServer, Call};
-use crate::status::ApiResult;
+use crate::status::{About, ApiError, ApiResult};
 
 /// Stored to opened.
 ///
@@ -31,7 +32,7 @@ pub(crate) fn opened(server: &ApiServer, entry: &Entry, mut value: Value) -> Api
     match entry.habit {
         Habit::Secret => secret::open(server, entry, &mut value)?,
         Habit::Credential => credential::open(server, entry, &mut value)?,
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {}
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
     }
     Ok(value)
 }
@@ -60,7 +61,7 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
     match entry.habit {
         Habit::Secret => object::draft(entry, &secret::seal(server, entry, opened)?),
         Habit::Credential => object::draft(entry, &credential::seal(server, entry, opened)?),
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {
             object::draft(entry, opened)
         }
     }
@@ -90,7 +91,7 @@ pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -
             credential::hide(&mut value);
             object::to_bytes(&value)
         }
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount => {
+        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {
             Ok(stored.body.clone())
         }
     }
@@ -113,7 +114,8 @@ pub(crate) async fn complete(
         Habit::Namespace if old.is_none() => new["spec"]["finalizers"] = json!([NAMESPACE_FINALIZER]),
         // Only `/finalize` may release a namespace.
         Habit::Namespace => new["spec"] = old.map_or(Value::Null, |old| old["spec"].clone()),
-        Habit::Plain | Habit::Pod | Habit::ServiceAccount => {}
+        Habit::Project if old.is_none() => project::complete(call, new).await?,
+        Habit::Plain | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
     }
     Ok(())
 }
@@ -149,8 +151,16 @@ fn place<'a>(entry: &'a Entry, object: &'a Value, field: &'a str) -> Place<'a> {
     }
 }
 
-fn crypt_failure(entry: &Entry, object: &Value, error: crate::crypt::CryptError) -> crate::status::ApiError {
+/// Where kubectl keeps the manifest that it applied last, as it was sent: also what was secret in it.
+const KUBECTL_APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+
+fn crypt_failure(entry: &Entry, object: &Value, field: &str, error: CryptError) -> ApiError {
     let (kind, name) = (entry.kind.kind, object::text(object, "name"));
+    if error == CryptError::TooLarge {
+        let detail = format!("may not be more than {MAX_PLAIN} bytes");
+        let wrong = FieldError::new(field, Fault::TooLong, detail);
+        return ApiError::invalid(About { kind: &entry.kind, name }, &[wrong]);
+    }
     tracing::error!(kind, namespace = object::text(object, "namespace"), name, %error, "a secret cannot be sealed or opened");
-    crate::status::ApiError::internal(format_args!("the secret part of {kind} {name:?} cannot be sealed or opened"))
+    ApiError::internal(format_args!("the secret part of {kind} {name:?} cannot be sealed or opened"))
 }

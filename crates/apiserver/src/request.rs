@@ -153,6 +153,10 @@ fn decode(text: &str) -> ApiResult<Cow<'_, str>> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));
     }
+    let two_digits = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if !text.split('%').skip(1).all(two_digits) {
+        return Err(ApiError::bad_request("the URL has a '%' that two hexadecimal digits do not follow"));
+    }
     percent_decode_str(text).decode_utf8().map_err(|_| ApiError::bad_request("the URL is not valid UTF-8"))
 }
 

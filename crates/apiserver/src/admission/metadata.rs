@@ -13,8 +13,18 @@ const MAX_FINALIZERS: usize = 64;
 /// Owners of one object.
 const MAX_OWNERS: usize = 256;
 
-/// Everything that is wrong with an object's metadata.
-pub(crate) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
+/// Adds what is wrong with an object's metadata; of a field that the schema has refused already nothing more is said.
+pub(crate) fn check(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
+    let refused: Vec<String> = errors.iter().map(|error| error.path.clone()).collect();
+    let known = |path: &str| {
+        let inside =
+            |refused: &str| refused.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        refused.iter().any(|refused| inside(refused))
+    };
+    errors.extend(all(kind, object).into_iter().filter(|error| !known(&error.path)));
+}
+
+fn all(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let Some(metadata) = object["metadata"].as_object() else {
         return vec![FieldError::required("metadata", "")];

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{crypt_failure, place};
+use super::{KUBECTL_APPLIED, crypt_failure, place};
 use crate::catalog::Entry;
 use crate::server::ApiServer;
 use crate::status::ApiResult;
@@ -25,8 +25,10 @@ pub(crate) fn restore(new: &mut Value, old: &Value) {
     }
 }
 
-/// `status.tokenSet` follows the token; the initial one is set by the kind.
+/// `status.tokenSet` follows the token; the initial one is set by the kind. What kubectl remembers of a manifest is kept
+/// without the token: whoever reads the object reads its annotations.
 pub(crate) fn complete(new: &mut Value, old: Option<&Value>) {
+    forget_token(new);
     if old.is_some() {
         let set = new["spec"]["token"].is_string();
         if !new["status"].is_object() {
@@ -34,6 +36,19 @@ pub(crate) fn complete(new: &mut Value, old: Option<&Value>) {
         }
         new["status"]["tokenSet"] = set.into();
     }
+}
+
+fn forget_token(object: &mut Value) {
+    let Some(Value::String(applied)) = object.pointer_mut(KUBECTL_APPLIED) else { return };
+    let manifest = serde_json::from_str::<Value>(applied).ok();
+    *applied = match manifest {
+        Some(mut manifest) if manifest["spec"].is_object() => {
+            hide(&mut manifest);
+            manifest.to_string()
+        }
+        // Not what kubectl writes for a Credential: nobody knows what is in it.
+        _ => "{}".to_owned(),
+    };
 }
 
 /// The object with its token sealed.
@@ -44,7 +59,8 @@ pub(crate) fn seal(server: &ApiServer, entry: &Entry, opened: &Value) -> ApiResu
     let mut sealed = opened.clone();
     if let Some(Value::String(token)) = sealed["spec"].get_mut("token") {
         let at = place(entry, opened, FIELD);
-        *token = server.sealer().seal(&at, token.as_bytes()).map_err(|error| crypt_failure(entry, opened, error))?;
+        *token =
+            server.sealer().seal(&at, token.as_bytes()).map_err(|error| crypt_failure(entry, opened, FIELD, error))?;
     }
     Ok(sealed)
 }
@@ -58,7 +74,7 @@ pub(crate) fn open(server: &ApiServer, entry: &Entry, stored: &mut Value) -> Api
     let plain = server
         .sealer()
         .open(&place(entry, stored, FIELD), sealed)
-        .map_err(|error| crypt_failure(entry, stored, error))?;
+        .map_err(|error| crypt_failure(entry, stored, FIELD, error))?;
     stored["spec"]["token"] = Value::String(String::from_utf8_lossy(&plain).into_owned());
     Ok(())
 }

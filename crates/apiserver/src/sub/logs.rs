@@ -53,6 +53,9 @@ fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
     if query.flag("previous")? {
         return Err(ApiError::bad_request("previous: a Pod of this server runs once; there is no earlier log"));
     }
+    if query.get("stream").is_some_and(|stream| stream != "All") {
+        return Err(ApiError::bad_request("stream: the streams of a log are not kept apart; leave it out"));
+    }
     let since = match (query.number::<u64>("sinceSeconds")?, query.get("sinceTime")) {
         (Some(_), Some(_)) => {
             return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be specified"));

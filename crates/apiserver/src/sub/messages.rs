@@ -81,8 +81,8 @@ struct StoredMessage<'a> {
 /// 400 and 422 for messages that make no sense, 403 for a type that the caller may not send.
 pub(crate) async fn append(call: &Call<'_>, body: Bytes) -> ApiResult<Response<Body>> {
     let session = objects::find(call).await?;
-    let parsed = content::parse_object(&call.parts.headers, &body)?;
-    let incoming = Incoming::deserialize(parsed.value)
+    let body = content::parse_fields(&call.parts.headers, &body, "a list of messages")?;
+    let incoming = Incoming::deserialize(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not a list of messages: {error}")))?;
     check(call, &session, &incoming)?;
     let now = call.server.clock().now();
@@ -123,11 +123,8 @@ fn check(call: &Call<'_>, session: &Object, incoming: &Incoming) -> ApiResult<()
             )));
         }
         let kind = message.kind.as_str();
-        if kind != "user" && !OWN_TYPES.contains(&kind) {
-            return Err(ApiError::bad_request(format!(
-                "messages[{at}].type: Unsupported value: {kind:?}: supported values: \"agent\", \"event\", \"system\", \
-                 \"user\""
-            )));
+        if !is_type(kind) {
+            return Err(ApiError::bad_request(format!("messages[{at}].type: {}", unknown_type(kind))));
         }
         if own == (kind == "user") {
             let why = if own {
@@ -139,6 +136,22 @@ fn check(call: &Call<'_>, session: &Object, incoming: &Incoming) -> ApiResult<()
         }
     }
     Ok(())
+}
+
+fn is_type(kind: &str) -> bool {
+    kind == "user" || OWN_TYPES.contains(&kind)
+}
+
+fn unknown_type(kind: &str) -> String {
+    format!("Unsupported value: {kind:?}: supported values: \"agent\", \"event\", \"system\", \"user\"")
+}
+
+fn known_type(kind: &str) -> ApiResult<String> {
+    if is_type(kind) {
+        Ok(kind.to_owned())
+    } else {
+        Err(ApiError::bad_request(format!("types: {}", unknown_type(kind))))
+    }
 }
 
 fn stored(message: &IncomingMessage, time: &str) -> ApiResult<NewMessage> {
@@ -189,7 +202,8 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let session = objects::find(call).await?;
     let query = call.query;
     let follow = query.flag("follow")?;
-    let types = query.get("types").map(|text| text.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let types =
+        query.get("types").map(|text| text.split(',').map(known_type).collect::<ApiResult<Vec<_>>>()).transpose()?;
     let life = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let most = call.server.limits().watch_life;
     let reader = Reader {

@@ -47,7 +47,7 @@ impl Review {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 struct Question {
     resource_attributes: Option<Deed>,
     non_resource_attributes: Option<NonResource>,
@@ -56,7 +56,7 @@ struct Question {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 struct Deed {
     namespace: String,
     verb: String,
@@ -67,7 +67,7 @@ struct Deed {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 struct NonResource {
     path: String,
     verb: String,
@@ -84,7 +84,7 @@ pub(crate) async fn answer(
     identity: &Identity,
     body: Bytes,
 ) -> ApiResult<Response<Body>> {
-    let parsed = if body.is_empty() { json!({}) } else { content::parse_object(&parts.headers, &body)?.value };
+    let parsed = if body.is_empty() { json!({}) } else { content::parse_fields(&parts.headers, &body, "a review")? };
     let (version, kind) = review.kind();
     for (field, expected) in [("apiVersion", version), ("kind", kind)] {
         if parsed.get(field).is_some_and(|found| found != expected) {

@@ -16,10 +16,16 @@ use crate::token::{TokenError, TokenRequest};
 /// # Errors
 /// 422 for what cannot be issued, 403 for a caller who may not have it, 404.
 pub(crate) async fn create(call: &Call<'_>, body: Bytes) -> ApiResult<Response<Body>> {
-    let parsed = content::parse_object(&call.parts.headers, &body)?;
+    let body = content::parse_fields(&call.parts.headers, &body, "a TokenRequest")?;
+    for (field, expected) in [("apiVersion", "authentication.k8s.io/v1"), ("kind", "TokenRequest")] {
+        if body.get(field).is_some_and(|found| found != expected) {
+            return Err(ApiError::bad_request(format!(
+                "the {field} in the data does not match the expected {expected:?}"
+            )));
+        }
+    }
     let failed = |error: &TokenError| failure(call, error);
-    let request =
-        TokenRequest::from_body(call.namespace(), call.name(), &parsed.value).map_err(|error| failed(&error))?;
+    let request = TokenRequest::from_body(call.namespace(), call.name(), &body).map_err(|error| failed(&error))?;
     call.server.access().admit_token(call, &request).await?;
     let issued = call.server.access().tokens.issue(&request).await.map_err(|error| failed(&error))?;
     Ok(respond::json(StatusCode::CREATED, object::to_bytes(&request.answer(&issued))?))

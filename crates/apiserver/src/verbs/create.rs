@@ -94,7 +94,7 @@ async fn complete(
 ) -> ApiResult<()> {
     let entry = call.entry;
     let mut errors = admission::schema(entry, value, options, warnings)?;
-    errors.extend(metadata::check(&entry.kind, value));
+    metadata::check(&entry.kind, value, &mut errors);
     if errors.is_empty() {
         habits::complete(call, value, None, &mut errors).await?;
         (entry.kind.rules.on_create)(value);

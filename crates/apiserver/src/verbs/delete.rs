@@ -85,8 +85,20 @@ impl DeleteOptions {
             // Some clients send no DeleteOptions but still a body type of their own.
             return Err(ApiError::unsupported_media_type("DeleteOptions must be application/json or application/yaml"));
         }
-        let parsed = content::parse_object(&call.parts.headers, body)?;
-        Self::deserialize(&parsed.value)
+        let value = content::parse_fields(&call.parts.headers, body, "a valid DeleteOptions")?;
+        // What comes here by mistake must not delete: another object, or a precondition that is none.
+        if !matches!(value["kind"].as_str(), None | Some("DeleteOptions")) {
+            return Err(ApiError::bad_request(format!(
+                "the body is not a valid DeleteOptions, but a {}",
+                value["kind"]
+            )));
+        }
+        if !matches!(value["preconditions"], Value::Null | Value::Object(_)) {
+            return Err(ApiError::bad_request(
+                "the body is not a valid DeleteOptions: preconditions must be an object",
+            ));
+        }
+        Self::deserialize(&value)
             .map_err(|error| ApiError::bad_request(format!("the body is not a valid DeleteOptions: {error}")))
     }
 

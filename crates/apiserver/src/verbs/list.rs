@@ -64,7 +64,7 @@ pub(crate) struct Found {
 /// # Errors
 /// 400 for parameters that make no sense, 410 for a snapshot that is no longer retained.
 pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    call.query.flag("watch")?;
+    check_parameters(call)?;
     let form = Form::of(call)?;
     let (scope, selector) = scope(call)?;
     let found = match scope {
@@ -72,6 +72,20 @@ pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
         None => Found { revision: call.server.store().revision(), items: Vec::new(), next: None, remaining: None },
     };
     form.list(call, &found).await
+}
+
+/// Parameters that lists and watches share are read even where they have no effect: a slip of the pen is not ignored.
+///
+/// # Errors
+/// 400 for those that make no sense.
+pub(crate) fn check_parameters(call: &Call<'_>) -> ApiResult<()> {
+    for name in ["watch", "allowWatchBookmarks", "sendInitialEvents"] {
+        call.query.flag(name)?;
+    }
+    for name in ["limit", "timeoutSeconds"] {
+        call.query.number::<u64>(name)?;
+    }
+    Ok(())
 }
 
 /// What the path and the selectors leave; `None` when nothing can match.
@@ -134,6 +148,10 @@ async fn select(call: &Call<'_>, scope: Scope, selector: &Selector) -> ApiResult
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
             }
             let from = Continue::decode(token)?;
+            // No page of ours ended at a revision that there is not yet, nor before the first.
+            if from.r == 0 || Revision(from.r) > call.server.store().revision() {
+                return Err(ApiError::bad_request("continue key is not valid"));
+            }
             (query.at, query.after) = (Some(Revision(from.r)), Some((from.s, from.n)));
         }
         None => query.at = check_revision(call)?,

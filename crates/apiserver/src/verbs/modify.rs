@@ -3,7 +3,7 @@
 //! `update`, `patch` and their `/status` forms differ only in how the new state is made. A change that changes nothing
 //! is not written, so its revision stays. A lost race is run again when the caller set no resourceVersion.
 
-use mainstay_api::FieldError;
+use mainstay_api::{Fault, FieldError};
 use mainstay_store::{Object, StoreError, Write};
 use serde_json::Value;
 use std::sync::Arc;
@@ -89,6 +89,15 @@ pub(crate) async fn modify(
 fn identify(call: &Call<'_>, change: Change, made: &mut Value, old: &Value) -> ApiResult<()> {
     let about = call.about(call.name());
     admission::check_type(call.entry, made)?;
+    // A number here would be taken for nothing said, and pass where the text that was meant would not.
+    let wrong = ["name", "namespace", "uid", "resourceVersion"].into_iter().find(|field| {
+        let value = &made["metadata"][*field];
+        !value.is_null() && !value.is_string()
+    });
+    if let Some(field) = wrong {
+        let error = FieldError::new(format!("metadata.{field}"), Fault::TypeInvalid, "must be a string");
+        return Err(ApiError::invalid(about, &[error]));
+    }
     admission::check_namespace(call.entry, made, call.namespace())?;
     admission::check_name(made, call.name())?;
     let (uid, known) = (object::text(made, "uid"), object::text(old, "uid"));
@@ -131,7 +140,7 @@ async fn admit(
     habits::restore(entry, &mut new, old);
     let mut errors = admission::schema(entry, &mut new, change.options, warnings)?;
     if change.part == Part::Main {
-        errors.extend(metadata::check(&entry.kind, &new));
+        metadata::check(&entry.kind, &new, &mut errors);
         errors.extend(new_finalizers(&new, old));
     }
     if errors.is_empty() {

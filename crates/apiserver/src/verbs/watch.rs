@@ -36,6 +36,7 @@ const LAST_BOOKMARK: Duration = Duration::from_millis(500);
 /// # Errors
 /// 400 for parameters that make no sense, 429 at the limits. What is wrong with the revision is said in the stream.
 pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
+    list::check_parameters(call)?;
     let asked = Asked::read(call)?;
     let form = Form::of(call)?;
     let permit = call.server.gate().enter(call.identity)?;

@@ -1,6 +1,6 @@
 //! Create, get, list, update, delete, and what the server adds.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Harness, configmap, configmaps, sessions};
 
@@ -100,10 +100,54 @@ async fn a_session_takes_its_projects_default_agent_or_is_refused() {
     let api = Harness::new().await;
     let session = json!({"metadata": {"name": "s"}, "spec": {"prompt": "x"}});
     api.post(&sessions(""), &session).await.refused(422, "spec.agent: Required value");
-    let project = json!({"metadata": {"name": "default"}, "spec": {"defaultAgent": "helper"}});
-    api.post("/apis/mainstay.dev/v1alpha1/projects", &project).await.expect(201);
-    let made = api.post(&sessions(""), &session).await.expect(201);
+    let project = json!({"metadata": {"name": "team"}, "spec": {"defaultAgent": "helper"}});
+    api.post(PROJECTS, &project).await.expect(201);
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "team"}})).await.expect(201);
+    let made = api.post(&sessions("").replace("default", "team"), &session).await.expect(201);
     assert_eq!(made["spec"]["agent"], "helper");
+}
+
+const PROJECTS: &str = "/apis/mainstay.dev/v1alpha1/projects";
+
+#[tokio::test]
+async fn a_project_takes_no_namespace_that_is_not_its_own() {
+    let api = Harness::new().await;
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "taken"}})).await.expect(201);
+    let project = |name: &str| json!({"metadata": {"name": name}, "spec": {}});
+    for name in ["default", "mainstay-system", "kube-system"] {
+        api.post(PROJECTS, &project(name)).await.refused(409, "is the platform's; choose another name");
+    }
+    api.post(PROJECTS, &project("taken")).await.refused(409, "namespace \"taken\" exists and is not this project's");
+    api.post(PROJECTS, &project("free")).await.expect(201);
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "free"}})).await.expect(201);
+    api.post(PROJECTS, &project("free")).await.refused(409, "already exists");
+}
+
+#[tokio::test]
+async fn what_kubectl_remembers_holds_no_secret() {
+    const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let api = Harness::new().await;
+    let remembered = |kind: &str| {
+        json!({"kind": kind, "spec": {"provider": "x", "token": "hunter2"}, "stringData": {"k": "hunter2"}}).to_string()
+    };
+    let path = "/apis/mainstay.dev/v1alpha1/namespaces/default/credentials";
+    let metadata = |kind: &str| json!({"name": "c", "annotations": {APPLIED: remembered(kind)}});
+    let credential = json!({"metadata": metadata("Credential"), "spec": {"provider": "x", "token": "hunter2"}});
+    let made = api.post(path, &credential).await.expect(201);
+    let kept: Value = serde_json::from_str(made["metadata"]["annotations"][APPLIED].as_str().unwrap()).unwrap();
+    assert_eq!(kept["spec"], json!({"provider": "x"}));
+    let broken = json!({"metadata": {"annotations": {APPLIED: "spec: {token: hunter2}"}}});
+    let patched = api.merge(&format!("{path}/c"), &broken).await.expect(200);
+    assert_eq!(patched["metadata"]["annotations"][APPLIED], "{}");
+    // Of a Secret it is kept as it is, but sealed like its values.
+    let path = "/api/v1/namespaces/default/secrets";
+    let secret = json!({"metadata": metadata("Secret"), "stringData": {"k": "hunter2"}});
+    let made = api.post(path, &secret).await.expect(201);
+    assert_eq!(made["metadata"]["annotations"][APPLIED], remembered("Secret"));
+    for file in std::fs::read_dir(api.dir()).unwrap().flatten().filter(|file| file.path().is_file()) {
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert!(!bytes.windows(7).any(|found| found == b"hunter2"), "{}", file.path().display());
+    }
 }
 
 #[tokio::test]

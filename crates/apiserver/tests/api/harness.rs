@@ -116,6 +116,11 @@ impl Harness {
         self.call_as(Identity::admin(), method, path, media, body).await
     }
 
+    /// Where the server keeps everything.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "", "").await
     }

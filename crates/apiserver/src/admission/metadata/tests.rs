@@ -6,7 +6,7 @@ use super::*;
 fn faults(plural: &str, group: &str, metadata: &Value) -> Vec<String> {
     let registry = Registry::standard();
     let kind = registry.iter().find(|kind| kind.plural == plural && kind.group == group).unwrap();
-    check(kind, &json!({ "metadata": metadata })).iter().map(|error| error.path.clone()).collect()
+    all(kind, &json!({ "metadata": metadata })).iter().map(|error| error.path.clone()).collect()
 }
 
 #[test]
@@ -48,4 +48,14 @@ fn labels_annotations_finalizers_and_owners_are_checked() {
     for (metadata, path) in table {
         assert_eq!(faults("configmaps", "", &metadata).first().map(String::as_str), path, "{metadata}");
     }
+}
+
+#[test]
+fn what_the_schema_refused_is_not_refused_twice() {
+    let registry = Registry::standard();
+    let kind = registry.iter().find(|kind| kind.plural == "configmaps").unwrap();
+    let mut errors = vec![FieldError::new("metadata.labels.a", Fault::TypeInvalid, "must be a string")];
+    check(kind, &json!({"metadata": {"name": "A", "labels": {"a": 5}}}), &mut errors);
+    let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+    assert_eq!(paths, ["metadata.labels.a", "metadata.name"]);
 }
