@@ -1,4 +1,5 @@
-//! What no Pod accounts for: sandboxes, run directories, sockets, tokens, workspaces and cgroups of this data directory.
+//! What no Pod accounts for: sandboxes, run directories, sockets, tokens, workspaces and cgroups of this data directory,
+//! and what was killed while it made a template.
 //!
 //! Invariant: nothing is removed before a live read has shown that its Pod, or the Session that keeps it, is not there;
 //! and nothing of another data directory is looked at.
@@ -19,6 +20,7 @@ use super::plan::Desired;
 use super::ranges::Owner;
 use super::sandboxes::Look;
 use crate::launch::SessionRef;
+use crate::sandbox::workspace;
 
 /// Pods read at once.
 const PAGE: u32 = 500;
@@ -47,6 +49,8 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
         }
     }
     sweep_cgroups(shared).await?;
+    let templates = shared.layout.templates();
+    shared.blocking(move || workspace::tidy_templates(&templates)).await?.during("remove half-made templates")?;
     for (key, namespace, session) in kept {
         // One that cannot be judged does not keep the others.
         if let Err(error) = end_kept(shared, &key, &namespace, &session).await {

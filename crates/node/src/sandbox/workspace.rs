@@ -28,6 +28,8 @@ use crate::launch::{Launch, PodRef, SessionRef};
 const IMAGE: &str = "image.ext4";
 const LOCK: &str = "lock";
 const OWNER: &str = "owner.json";
+/// The extension of a template that is being made.
+const HALF_MADE: &str = "new";
 /// How long an earlier sandbox's mount may take to go.
 const RELEASE: Duration = Duration::from_secs(10);
 /// Ids of one sandbox.
@@ -164,8 +166,8 @@ const fn rounded(size: u64) -> u64 {
     size.next_multiple_of(4096)
 }
 
-/// An empty file system of `size` bytes in `dir`, for workspaces that are kept or not, made if it is not there yet. Whoever expects sandboxes of a size can
-/// call this ahead of them.
+/// An empty file system of `size` bytes in `dir`, for workspaces that are kept or not, made if it is not there yet.
+/// Whoever expects sandboxes of a size can call this ahead of them.
 ///
 /// # Errors
 /// When `mkfs.ext4` is missing or fails.
@@ -177,9 +179,15 @@ pub fn template(dir: &Path, size: u64, keep: bool) -> Result<PathBuf, SandboxErr
         return Ok(path);
     }
     DirBuilder::new().recursive(true).mode(0o700).create(dir).during("make the templates' directory")?;
-    let temporary = dir.join(format!("{size}.{kind}.{}.new", std::process::id()));
-    let file = File::create(&temporary).during("make a workspace template")?;
-    file.set_len(size).during("make a workspace template")?;
+    let _one_at_a_time = lock_templates(dir, FlockOperation::LockExclusive).during("lock the templates")?;
+    remove_half_made(dir).during("remove half-made templates")?;
+    if path.exists() {
+        return Ok(path);
+    }
+    // An mkfs whose maker was killed may be about to open its own; so this name is new.
+    let temporary = dir.join(format!("{size}.{kind}.{}.{HALF_MADE}", std::process::id()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    file.and_then(|file| file.set_len(size)).during("make a workspace template")?;
     // The file is all holes: nothing need be zeroed, now or by the kernel later.
     let options = "assume_storage_prezeroed=1,nodiscard,lazy_itable_init=0,lazy_journal_init=0";
     let mut mkfs = Command::new("mkfs.ext4");
@@ -197,9 +205,41 @@ pub fn template(dir: &Path, size: u64, keep: bool) -> Result<PathBuf, SandboxErr
         let words = String::from_utf8_lossy(&made.stderr).trim().to_owned();
         return Err(SandboxError::Reported(format!("mkfs.ext4 failed: {words}")));
     }
-    // Two at once make the same file; either may win.
     std::fs::rename(&temporary, &path).during("make a workspace template")?;
     Ok(path)
+}
+
+/// Removes what is left in `dir` of templates whose maker was killed, unless one is being made, whose maker does so.
+///
+/// # Errors
+/// When the directory cannot be read or changed.
+pub fn tidy_templates(dir: &Path) -> io::Result<()> {
+    match lock_templates(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(_one_at_a_time) => remove_half_made(dir),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whoever holds it makes templates; nobody else does.
+fn lock_templates(dir: &Path, how: FlockOperation) -> io::Result<File> {
+    let lock = File::open(dir)?;
+    loop {
+        match flock(&lock, how) {
+            Err(rustix::io::Errno::INTR) => {}
+            locked => return Ok(locked.map(|()| lock)?),
+        }
+    }
+}
+
+fn remove_half_made(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == HALF_MADE) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a file's data and leaves its holes.
@@ -222,4 +262,25 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
         at = hole;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_maker_left_of_a_template_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (half, whole) = (dir.path().join("4096.kept.new"), dir.path().join("4096.kept.ext4"));
+        tidy_templates(&dir.path().join("absent")).unwrap();
+        for path in [&half, &whole] {
+            std::fs::write(path, "").unwrap();
+        }
+        let at_work = lock_templates(dir.path(), FlockOperation::LockExclusive).unwrap();
+        tidy_templates(dir.path()).unwrap();
+        assert!(half.exists(), "one that is being made stays");
+        drop(at_work);
+        tidy_templates(dir.path()).unwrap();
+        assert!(!half.exists() && whole.exists());
+    }
 }
