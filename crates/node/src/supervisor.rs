@@ -31,6 +31,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use self::agent::{Agent, Ending, Pipes};
 use self::api::{Address, Api};
@@ -68,11 +69,12 @@ async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<
     let mut events = Events::new(link, launch.grace_seconds)?;
     let (agent, pipes) = Agent::start(launch, inside)?;
     send(link, &Report::Started)?;
+    let mut leave = Leave { answered: CancellationToken::new(), grace: events.orders.grace, at: None };
     let talk = match (&launch.session, pipes) {
-        (Some(session), Some(pipes)) => Some(Talk::start(launch, session, inside, pipes)?),
+        (Some(session), Some(pipes)) => Some(Talk::start(launch, session, inside, pipes, leave.answered.clone())?),
         _ => None,
     };
-    let ending = events.until_ended(&agent).await;
+    let ending = events.until_ended(&agent, &mut leave, link).await;
     agent.kill_everything();
     // Without the link the shim has gone, and the kernel ends us.
     let (code, signal) = ending;
@@ -98,6 +100,22 @@ struct Orders {
     stopping: bool,
 }
 
+/// An agent process that has answered and is to end then: told by the end of its input, and by a signal if it stays.
+struct Leave {
+    answered: CancellationToken,
+    grace: Duration,
+    at: Option<Instant>,
+}
+
+impl Leave {
+    /// Waits until it has stayed for the grace period. Cancel safe.
+    async fn overdue(&mut self) {
+        self.answered.cancelled().await;
+        let grace = self.grace;
+        sleep_until(*self.at.get_or_insert_with(|| Instant::now() + grace)).await;
+    }
+}
+
 impl Events {
     fn new(link: &UnixStream, grace_seconds: u64) -> io::Result<Self> {
         link.set_nonblocking(true)?;
@@ -112,7 +130,7 @@ impl Events {
     }
 
     /// Waits for the agent process's end, ending it when told to.
-    async fn until_ended(&mut self, agent: &Agent) -> Ending {
+    async fn until_ended(&mut self, agent: &Agent, leave: &mut Leave, link: &UnixStream) -> Ending {
         let mut kill_at: Option<Instant> = None;
         loop {
             // A signal may have come before its handler, and several may come as one: look each time.
@@ -128,6 +146,11 @@ impl Events {
                     continue;
                 }
                 grace = self.orders.stop() => grace,
+                () = leave.overdue(), if kill_at.is_none() => {
+                    // Without the link the shim has gone, and the kernel ends us.
+                    send(link, &Report::Answered).ok();
+                    leave.grace
+                }
             };
             if kill_at.is_none() {
                 agent.terminate();
@@ -177,7 +200,13 @@ struct Talk {
 }
 
 impl Talk {
-    fn start(launch: &Launch, session: &SessionRef, inside: &Inside, pipes: Pipes) -> io::Result<Self> {
+    fn start(
+        launch: &Launch,
+        session: &SessionRef,
+        inside: &Inside,
+        pipes: Pipes,
+        answered: CancellationToken,
+    ) -> io::Result<Self> {
         let tasks = Tasks::new();
         let address = address(launch, session, inside);
         let api = || Api::new(address.clone(), tasks.clone());
@@ -209,7 +238,9 @@ impl Talk {
             let mut input = input;
             input.position.send_replace(cursor::get(&mut input.cursor).await);
             starter.spawn("heartbeat", cursor::beat(beats, speaker_of_beats, positions, turns));
-            input.carry(pipes.stdin).await;
+            if input.carry(pipes.stdin).await {
+                answered.cancel();
+            }
         });
         Ok(Self { run: session.run, outbox, pumps, sender })
     }

@@ -34,6 +34,19 @@ async fn stream_json_speaks_events_both_ways() {
     world.first("talks", "Running").await;
 }
 
+/// R50: `stopOnFinish` also ends a run whose agent goes on after its answer, and that is a success.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_stays_after_its_answer_is_ended() {
+    let world = World::new(json!({})).await;
+    let script = "read -r line; echo '{\"type\":\"result\",\"result\":\"done\"}'; exec sleep 1000";
+    let agent = json!({ "adaptor": "stream-json", "command": ["/bin/sh", "-c", script] });
+    world.create(&path("agents", ""), json!({ "metadata": { "name": "stays" }, "spec": agent })).await;
+    world.session("s", json!({ "agent": "stays", "prompt": "go", "stopOnFinish": true })).await;
+    let done = world.first("s", "Completed").await;
+    assert_eq!(done["stoppedReason"], "Finished", "{done:#}");
+    assert_eq!(world.texts("s", "event", 1).await, ["done"]);
+}
+
 /// `mainstay messages SESSION -f -o json`, as a process.
 fn follower(world: &World, name: &str) -> Child {
     let mut command = world.server.command(&["messages", name, "-n", world::TEAM, "-f", "-o", "json"]);

@@ -111,7 +111,7 @@ fn attend(launch: &Launch, cgroups: &Cgroups, started: &mut Started) -> Result<(
                 return started.link.set_nonblocking(true).during("watch the sandbox");
             }
             Report::Failed { message } => return Err(SandboxError::Reported(message)),
-            Report::Started | Report::Exited { .. } => {
+            Report::Started | Report::Answered | Report::Exited { .. } => {
                 return Err(SandboxError::Reported("the init process spoke out of turn".into()));
             }
         }

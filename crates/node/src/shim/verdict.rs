@@ -11,6 +11,8 @@ pub(crate) enum Cause {
     Stop,
     /// The sandbox outlived its deadline.
     Deadline,
+    /// Its agent process had answered all that it was asked, and stayed.
+    Answered,
 }
 
 /// How a process ended.
@@ -69,6 +71,9 @@ fn reason(seen: &Observed, ending: Ending) -> (ExitReason, String) {
     match (seen.cause, seen.agent, ending) {
         (Some(Cause::Deadline), ..) => (ExitReason::DeadlineExceeded, "the sandbox outlived its deadline".into()),
         (Some(Cause::Stop), ..) => (ExitReason::Stopped, String::new()),
+        (Some(Cause::Answered), Some(_), _) => {
+            (ExitReason::Completed, "the agent process had answered, stayed, and was ended".into())
+        }
         (None, Some(_), Ending { code: Some(0), .. }) => (ExitReason::Completed, String::new()),
         (None, Some(_), Ending { code: Some(code), .. }) => {
             (ExitReason::Error, format!("the agent process exited with code {code}"))
@@ -76,7 +81,7 @@ fn reason(seen: &Observed, ending: Ending) -> (ExitReason, String) {
         (None, Some(_), Ending { signal, .. }) => {
             (ExitReason::Error, format!("the agent process was ended by signal {}", signal.unwrap_or_default()))
         }
-        (None, None, Ending { code, signal }) => {
+        (None | Some(Cause::Answered), None, Ending { code, signal }) => {
             let how = match (code, signal) {
                 (_, Some(signal)) => format!("was ended by signal {signal}"),
                 (code, None) => format!("exited with code {}", code.unwrap_or_default()),
@@ -101,7 +106,7 @@ mod tests {
     #[test]
     fn endings_are_told_apart() {
         use ExitReason::{Completed, CreationFailed, DeadlineExceeded, Error, OOMKilled, Stopped};
-        let (stop, deadline) = (Some(Cause::Stop), Some(Cause::Deadline));
+        let (stop, deadline, answered) = (Some(Cause::Stop), Some(Cause::Deadline), Some(Cause::Answered));
         let table = [
             (Some(exit(0)), exit(0), 0, None, Completed),
             (Some(exit(3)), exit(0), 0, None, Error),
@@ -114,6 +119,9 @@ mod tests {
             (Some(exit(0)), exit(0), 0, stop, Stopped),
             (Some(killed(9)), exit(0), 1, stop, Stopped),
             (Some(exit(0)), exit(0), 0, deadline, DeadlineExceeded),
+            (Some(killed(15)), exit(0), 0, answered, Completed),
+            (Some(exit(1)), exit(0), 0, answered, Completed),
+            (None, killed(9), 0, answered, Error),
             (None, killed(9), 0, deadline, DeadlineExceeded),
             (None, killed(9), 0, stop, Stopped),
             (None, killed(9), 0, None, Error),

@@ -171,6 +171,7 @@ impl Watch<'_> {
                 self.seen.agent = Some(Ending { code, signal });
                 self.seen.ended_at = Some(Clock::system().now());
             }
+            Report::Answered => drop(self.seen.cause.get_or_insert(Cause::Answered)),
             Report::NeedsMaps | Report::Ready { .. } | Report::Started => {}
         }
     }

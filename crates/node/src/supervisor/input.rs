@@ -71,21 +71,23 @@ enum Ended {
 }
 
 impl Input {
-    /// Carries messages until the agent process takes no more; then its standard input is closed.
-    pub(crate) async fn carry(mut self, mut stdin: pipe::Sender) {
-        if self.stop_on_finish && self.speaker.run > 0 {
-            let turns = self.adaptor.has_turns();
-            // What is there already is what the run is asked.
-            if self.read(&mut stdin, false).await == Ended::Agent || !turns {
-                return;
-            }
-            let mut in_turn = self.in_turn.subscribe();
-            tokio::select! {
-                () = self.follow(&mut stdin) => {}
-                _ = in_turn.wait_for(|working| !working) => {}
-            }
-        } else {
+    /// Carries messages until the agent process takes no more; then its standard input is closed. Returns whether that is
+    /// because it has answered what it was asked, and is to end then.
+    pub(crate) async fn carry(mut self, mut stdin: pipe::Sender) -> bool {
+        if !self.stop_on_finish {
             self.follow(&mut stdin).await;
+            return false;
+        }
+        let before = self.position.borrow().delivered;
+        // What is there already is what the run is asked.
+        if self.read(&mut stdin, false).await == Ended::Agent || !self.adaptor.has_turns() {
+            return false;
+        }
+        let asked = self.position.borrow().delivered > before;
+        let mut in_turn = self.in_turn.subscribe();
+        tokio::select! {
+            () = self.follow(&mut stdin) => false,
+            _ = in_turn.wait_for(|working| !working) => asked,
         }
     }
 

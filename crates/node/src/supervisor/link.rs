@@ -26,6 +26,8 @@ pub(crate) enum Report {
     },
     /// The agent process has been started.
     Started,
+    /// The agent process has answered and stays: it is being ended, which is no failure.
+    Answered,
     /// The agent process has ended; its last messages may still wait for the API.
     Exited {
         /// Its exit code, if it exited by itself.
