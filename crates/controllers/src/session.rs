@@ -9,6 +9,7 @@
 //! - A run is judged by what its Pod recorded; a Pod that is gone without a record is a lost run, not a new one.
 //! - The reason of a stop is stored before the Pod is told to stop, so that a crash between cannot change it.
 //! - A status is written on the version that was read, so that two writers cannot undo each other.
+//! - What was not heard while the controller was away counts as silence only once there was time to say it.
 //! - Deleting a session stops and removes its own Pods, and touches nothing else.
 
 mod observe;
@@ -27,6 +28,7 @@ use mainstay_api::names;
 use mainstay_api::session::{Session, SessionStatus};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Timestamp};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::driver::{Driver, Key, controller_of};
 use crate::objects::Objects;
@@ -37,11 +39,16 @@ pub use observe::Observed;
 /// session of the same project wakes it at once.
 const BLOCKED_RESYNC: Duration = Duration::from_secs(5);
 
+/// After a start, supervisors need so long to come back with what happened while nobody listened: they try again at
+/// least every two seconds. Until then silence is no sign of anything.
+const SETTLE: Duration = Duration::from_millis(2_500);
+
 /// The reconciler of sessions.
 #[derive(Debug)]
 pub struct SessionReconciler {
     objects: Objects,
     clock: Clock,
+    started: Instant,
     /// Sessions that the quota keeps back. Losing it costs a delay, never a session.
     blocked: Mutex<HashSet<Key>>,
 }
@@ -64,7 +71,8 @@ pub enum Action {
 /// A driver of sessions, ready to start.
 pub fn driver(client: Client, clock: &Clock) -> Driver<SessionReconciler> {
     let objects = Objects::new(client.clone());
-    let reconciler = SessionReconciler { objects, clock: clock.clone(), blocked: Mutex::default() };
+    let (clock, started) = (clock.clone(), Instant::now());
+    let reconciler = SessionReconciler { objects, clock, started, blocked: Mutex::default() };
     Driver::new(reconciler, client).related::<Pod>(|meta| controller_of(meta, "Session"))
 }
 
@@ -76,7 +84,9 @@ impl Reconciler for SessionReconciler {
     const CONCURRENCY: usize = 64;
 
     async fn observe(&self, session: &Session) -> Result<Observed, Failure> {
-        observe::observe(&self.objects, &self.clock, session).await
+        let mut observed = observe::observe(&self.objects, &self.clock, session).await?;
+        observed.settling = SETTLE.saturating_sub(self.started.elapsed());
+        Ok(observed)
     }
 
     fn plan(session: &Session, observed: &Observed, now: Timestamp) -> Plan<Action> {

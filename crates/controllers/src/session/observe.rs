@@ -1,5 +1,7 @@
 //! What is read of a session's world, phase by phase: no more than the plan needs.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::Resource;
 use mainstay_api::agent::Agent;
@@ -32,6 +34,8 @@ pub struct Observed {
     pub(super) agent: Option<Agent>,
     /// How the wall clock was set, which limits of time are not to notice.
     pub(super) timeline: Timeline,
+    /// How long supervisors still have to say what happened while the controller was away.
+    pub(super) settling: Duration,
     /// What the session names and is definitely not there.
     pub(super) missing: Option<Missing>,
 }

@@ -219,18 +219,16 @@ impl Case<'_> {
             let span = span.saturating_add(ROUNDING);
             from.checked_add(span).ok().map(|due| (due, reason))
         };
-        let creating = self.status.phase == Phase::Creating;
-        [
-            timeout.and_then(|span| due(start, span, "Timeout")),
-            inactivity
-                .limit()
-                .filter(|_| !creating)
-                .and_then(|span| due(self.last_activity(start), span, "Inactivity")),
-            creating.then(|| due(start, CREATION_DEADLINE, status::CREATION_DEADLINE_EXCEEDED)).flatten(),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(due, _)| *due)
+        // The limits of silence are not met before there was time to speak.
+        let heard = self.now.checked_add(self.observed.settling).unwrap_or(self.now);
+        let silence = if self.status.phase == Phase::Creating {
+            due(start, CREATION_DEADLINE, status::CREATION_DEADLINE_EXCEEDED)
+        } else {
+            inactivity.limit().and_then(|span| due(self.last_activity(start), span, "Inactivity"))
+        };
+        let silence = silence.map(|(due, reason)| (due.max(heard), reason));
+        let timeout = timeout.and_then(|span| due(start, span, "Timeout"));
+        [timeout, silence].into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
     /// The last message either way, or now while a tool call is in progress.

@@ -154,7 +154,11 @@ fn limits_act_when_they_are_due_and_not_before() {
     assert_eq!(words(&idle, &other, at(60.5)), "Stopping Inactivity 1, delete(fix-1 p-1), wait", "another run's");
     assert_eq!(words(&spec(&json!({})), &ready, at(0.0)), "after 86400.5s", "24 h when nobody says otherwise");
     assert_eq!(words(&spec(&json!({ "inactivityTimeout": 0 })), &ready, at(0.0)), "wait", "0 = never");
+    let soon = Observed { settling: Duration::from_secs(2), ..ready.clone() };
+    assert_eq!(words(&idle, &soon, at(70.0)), "after 2s", "nobody could say anything until now");
+    assert_eq!(words(&timed, &soon, at(90.5)), "Stopping Timeout 1, delete(fix-1 p-1), wait", "silence or not");
     let late = session(Phase::Creating, &json!({}));
+    assert_eq!(words(&late, &Observed { settling: Duration::from_secs(2), ..with(pod()) }, at(70.0)), "after 2s");
     assert_eq!(words(&late, &with(pod()), at(60.5)), "Stopping CreationDeadlineExceeded 1, delete(fix-1 p-1), wait");
 }
 

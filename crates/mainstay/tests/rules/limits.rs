@@ -85,6 +85,21 @@ async fn r13_limits_hold_with_the_control_plane_dead_and_across_its_restart() {
     tokio::join!(stops(&world, "timed", began, 8.0, "Timeout"), stops(&world, "idle", began, 8.0, "Inactivity"));
 }
 
+/// R13: what happened while the server was dead is no inactivity, though nobody could say it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r13_what_was_done_while_the_server_was_dead_counts_as_activity() {
+    let mut world = World::new(json!({ "sessionDefaults": { "inactivityTimeout": 2 } })).await;
+    world.script("s", "sleep 4; echo alive; exec sleep 1000", json!({})).await;
+    world.first("s", "Running").await;
+    let log = world.run_dir("s-1").await.join("log/0.log");
+    world.kill();
+    let alive = async || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("alive"));
+    world.until("a word in its log", alive).await;
+    world.restart();
+    world.said("s", 1, "alive").await;
+    stops(&world, "s", Instant::now(), 2.0, "Inactivity").await;
+}
+
 /// R17, R45: a session whose Pod does not come to life says why, and is failed at its deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn r45_creation_has_a_deadline() {
