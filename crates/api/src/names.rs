@@ -16,6 +16,8 @@ pub const KEEP_WORKSPACE: &str = "mainstay.dev/keep-workspace";
 pub const STOP_ON_FINISH: &str = "mainstay.dev/stop-on-finish";
 /// Annotation on a Pod: a change orders the node agent to fetch a new session token.
 pub const TOKEN_RENEWAL: &str = "mainstay.dev/token-renewal";
+/// Annotation on a Pod (`true`): its sandbox is to be ended, with the Pod's grace period; the Pod stays, with its log.
+pub const STOP: &str = "mainstay.dev/stop";
 /// Annotation on a Pod: the fencing token of the control plane that created it.
 pub const FENCE: &str = "mainstay.dev/fence";
 /// Finalizer on a Pod: its sandbox is not yet known to be gone.

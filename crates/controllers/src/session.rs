@@ -60,6 +60,8 @@ pub enum Action {
     SendPrompt(String),
     /// Make the run's Pod; when the API will not have it, say why in the status, as of this time.
     CreatePod(Box<mainstay_api::pod::Pod>, Timestamp),
+    /// Tell this Pod (name, uid) to stop; it stays, with its log.
+    StopPod(String, String),
     /// Tell this Pod (name, uid) to stop and go.
     DeletePod(String, String),
     /// Write this status.
@@ -97,6 +99,7 @@ impl Reconciler for SessionReconciler {
         match action {
             Action::SendPrompt(text) => self.send_prompt(session, &text).await,
             Action::CreatePod(pod, at) => self.create_pod(session, *pod, at, token).await,
+            Action::StopPod(name, uid) => self.stop_pod(session, name, &uid).await,
             Action::DeletePod(name, uid) => self.objects.delete::<Pod>(&beside(session, name), Some(&uid)).await,
             Action::WriteStatus(new) => self.write_status(session, &new).await,
             Action::RemoveFinalizer => self.remove_finalizer(session).await,
@@ -157,6 +160,11 @@ impl SessionReconciler {
                 _ => Err(failure),
             },
         }
+    }
+
+    async fn stop_pod(&self, session: &Session, name: String, uid: &str) -> Result<Effect, Failure> {
+        let body = json!({ "metadata": { "uid": uid, "annotations": { names::STOP: "true" } } });
+        self.objects.merge::<Pod>(&beside(session, name), &body).await
     }
 
     /// The quota is used up: the session stays Pending and says why.

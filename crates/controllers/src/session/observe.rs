@@ -71,6 +71,8 @@ pub(super) struct PodView {
     /// It belongs to this very session.
     pub(super) ours: bool,
     pub(super) deleting: bool,
+    /// It was told to stop and stay.
+    pub(super) stopping: bool,
     pub(super) ready: bool,
     /// How it ended, once it has.
     pub(super) end: Option<End>,
@@ -93,6 +95,12 @@ impl PodView {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             ours: owners.into_iter().any(|owner| Some(owner.uid.as_str()) == session_uid),
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            stopping: pod
+                .metadata
+                .annotations
+                .iter()
+                .flatten()
+                .any(|(key, value)| key == names::STOP && value == "true"),
             ready: condition_is_true(pod, "Ready"),
             end: end_of(pod),
         }

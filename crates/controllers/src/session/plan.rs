@@ -122,7 +122,7 @@ impl Case<'_> {
         if let Some(end) = &pod.end {
             return self.judge(end);
         }
-        if pod.deleting {
+        if pod.deleting || pod.stopping {
             // Somebody else told it to stop; what it records decides.
             return self.settled(Next::AwaitChange);
         }
@@ -147,7 +147,7 @@ impl Case<'_> {
     }
 
     fn stop(&self, pod: &PodView, reason: &'static str) -> Plan<Action> {
-        let actions = [self.write(&Change::Stopping { reason }), delete(pod)];
+        let actions = [self.write(&Change::Stopping { reason }), stop(pod)];
         Plan::act(actions, Next::AwaitChange)
     }
 
@@ -169,8 +169,8 @@ impl Case<'_> {
         let pod = self.observed.pod.as_ref().filter(|pod| pod.ours);
         let reason = self.status.stopped_reason.as_deref().unwrap_or("User");
         match pod {
-            Some(pod) if pod.end.is_none() && pod.deleting => self.settled(Next::AwaitChange),
-            Some(pod) if pod.end.is_none() => Plan::act([delete(pod)], Next::AwaitChange),
+            Some(pod) if pod.end.is_none() && (pod.deleting || pod.stopping) => self.settled(Next::AwaitChange),
+            Some(pod) if pod.end.is_none() => Plan::act([stop(pod)], Next::AwaitChange),
             ended => {
                 let exit_code = ended.and_then(|pod| pod.end.as_ref()?.exit_code);
                 let change = if reason == status::CREATION_DEADLINE_EXCEEDED {
@@ -245,6 +245,11 @@ impl Case<'_> {
     fn rebase(&self, stored: Timestamp) -> Timestamp {
         self.observed.timeline.rebase(stored, self.now)
     }
+}
+
+/// It stays, so that its log can be read until the next run, or as long as the session is there.
+fn stop(pod: &PodView) -> Action {
+    Action::StopPod(pod.name.clone(), pod.uid.clone())
 }
 
 fn delete(pod: &PodView) -> Action {

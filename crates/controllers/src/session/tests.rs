@@ -50,6 +50,7 @@ fn words(session: &Session, observed: &Observed, at: Timestamp) -> String {
         .map(|action| match action {
             Action::SendPrompt(text) => format!("prompt({text})"),
             Action::CreatePod(pod, _) => format!("create({})", pod.metadata.name.as_deref().unwrap()),
+            Action::StopPod(name, uid) => format!("stop({name} {uid})"),
             Action::DeletePod(name, uid) => format!("delete({name} {uid})"),
             Action::RemoveFinalizer => "release".to_owned(),
             Action::WriteStatus(new) => {
@@ -120,8 +121,9 @@ fn a_live_session_is_judged_by_its_pod() {
         check("a Pod of its name made anew", &live, &with(PodView { ours: false, ..pod() }), "Failed PodLost 1, wait");
         let going = with(PodView { deleting: true, ..pod() });
         check("somebody deletes its Pod", &live, &going, "wait");
+        check("somebody stops its Pod", &live, &with(PodView { stopping: true, ..pod() }), "wait");
         let stop = session(phase, &json!({ "spec": { "desiredState": "Stopped" } }));
-        check("told to stop", &stop, &with(pod()), "Stopping User 1, delete(fix-1 p-1), wait");
+        check("told to stop", &stop, &with(pod()), "Stopping User 1, stop(fix-1 p-1), wait");
         check("told to stop as it finished", &stop, &ended("Completed", 0), "Completed Finished 1, wait");
     }
     let ready = with(PodView { ready: true, ..pod() });
@@ -140,26 +142,26 @@ fn limits_act_when_they_are_due_and_not_before() {
     let timed = spec(&json!({ "timeout": "90s" }));
     assert_eq!(words(&timed, &ready, at(10.0)), "after 80.5s");
     assert_eq!(words(&timed, &ready, at(90.4)), "after 0.1s");
-    assert_eq!(words(&timed, &ready, at(90.5)), "Stopping Timeout 1, delete(fix-1 p-1), wait");
+    assert_eq!(words(&timed, &ready, at(90.5)), "Stopping Timeout 1, stop(fix-1 p-1), wait");
     let idle = spec(&json!({ "inactivityTimeout": 60 }));
-    assert_eq!(words(&idle, &ready, at(60.5)), "Stopping Inactivity 1, delete(fix-1 p-1), wait");
+    assert_eq!(words(&idle, &ready, at(60.5)), "Stopping Inactivity 1, stop(fix-1 p-1), wait");
     let mut active = idle.clone();
     active.status.as_mut().unwrap().last_activity_time = serde_json::from_value(json!("2026-01-01T01:00:30Z")).unwrap();
     assert_eq!(words(&active, &ready, at(60.5)), "after 30s", "a message came meanwhile");
     let beat = |busy, run| Heartbeat { run, busy, time: Some(at(55.0)) };
     let busy = Observed { heartbeat: beat(true, 1), ..ready.clone() };
     assert_eq!(words(&idle, &busy, at(60.5)), "after 60.5s", "a tool call is in progress");
-    assert_eq!(words(&idle, &busy, at(200.0)), "Stopping Inactivity 1, delete(fix-1 p-1), wait", "its word is old");
+    assert_eq!(words(&idle, &busy, at(200.0)), "Stopping Inactivity 1, stop(fix-1 p-1), wait", "its word is old");
     let other = Observed { heartbeat: beat(true, 2), ..ready.clone() };
-    assert_eq!(words(&idle, &other, at(60.5)), "Stopping Inactivity 1, delete(fix-1 p-1), wait", "another run's");
+    assert_eq!(words(&idle, &other, at(60.5)), "Stopping Inactivity 1, stop(fix-1 p-1), wait", "another run's");
     assert_eq!(words(&spec(&json!({})), &ready, at(0.0)), "after 86400.5s", "24 h when nobody says otherwise");
     assert_eq!(words(&spec(&json!({ "inactivityTimeout": 0 })), &ready, at(0.0)), "wait", "0 = never");
     let soon = Observed { settling: Duration::from_secs(2), ..ready.clone() };
     assert_eq!(words(&idle, &soon, at(70.0)), "after 2s", "nobody could say anything until now");
-    assert_eq!(words(&timed, &soon, at(90.5)), "Stopping Timeout 1, delete(fix-1 p-1), wait", "silence or not");
+    assert_eq!(words(&timed, &soon, at(90.5)), "Stopping Timeout 1, stop(fix-1 p-1), wait", "silence or not");
     let late = session(Phase::Creating, &json!({}));
     assert_eq!(words(&late, &Observed { settling: Duration::from_secs(2), ..with(pod()) }, at(70.0)), "after 2s");
-    assert_eq!(words(&late, &with(pod()), at(60.5)), "Stopping CreationDeadlineExceeded 1, delete(fix-1 p-1), wait");
+    assert_eq!(words(&late, &with(pod()), at(60.5)), "Stopping CreationDeadlineExceeded 1, stop(fix-1 p-1), wait");
 }
 
 /// R13: session > project > 24 h.
@@ -180,8 +182,9 @@ fn a_projects_limits_hold_where_the_session_says_nothing() {
 fn a_stop_keeps_its_reason_and_waits_for_the_pod() {
     let stopping = |reason: &str| session(Phase::Stopping, &json!({ "status": { "stoppedReason": reason } }));
     let timeout = stopping("Timeout");
-    check("a crash before the order", &timeout, &with(pod()), "delete(fix-1 p-1), wait");
-    check("ordered", &timeout, &with(PodView { deleting: true, ..pod() }), "wait");
+    check("a crash before the order", &timeout, &with(pod()), "stop(fix-1 p-1), wait");
+    check("ordered", &timeout, &with(PodView { stopping: true, ..pod() }), "wait");
+    check("deleted by somebody", &timeout, &with(PodView { deleting: true, ..pod() }), "wait");
     check("recorded", &timeout, &ended("Stopped", 143), "Stopped Timeout 1, wait");
     check("finished in the same moment", &timeout, &ended("Completed", 0), "Stopped Timeout 1, wait");
     check("gone", &timeout, &Observed::default(), "Stopped Timeout 1, wait");
@@ -214,6 +217,7 @@ fn a_deleted_session_takes_its_own_pods_along() {
     check("alive", &live, &others(vec![pod()]), "Stopping Deleted 1, delete(fix-1 p-1), wait");
     let stopping = session(Phase::Stopping, &deleting);
     check("told", &stopping, &others(vec![PodView { deleting: true, ..pod() }]), "wait");
+    check("told to stay", &stopping, &others(vec![PodView { stopping: true, ..pod() }]), "delete(fix-1 p-1), wait");
     check("gone", &stopping, &Observed::default(), "release, wait");
     let done = session(Phase::Completed, &deleting);
     let finished = ended("Completed", 0).pod.unwrap();
@@ -289,7 +293,7 @@ async fn limits_of_time_do_not_notice_that_somebody_sets_the_clock() {
         assert_eq!(words(&running, &observed, clock.now()), "after 1200.5s", "set by {hours} h");
         tokio::time::advance(Duration::from_mins(21)).await;
         let observed = Observed { timeline: clock.timeline(), ..with(pod()) };
-        let stopped = "Stopping Inactivity 1, delete(fix-1 p-1), wait";
+        let stopped = "Stopping Inactivity 1, stop(fix-1 p-1), wait";
         assert_eq!(words(&running, &observed, clock.now()), stopped, "set by {hours} h");
     }
 }

@@ -51,3 +51,30 @@ fn following_a_session_ends_as_the_session_does() {
     run(&server, "stop none").failed(3);
     run(&server, "send x").failed(2);
 }
+
+#[test]
+fn the_log_of_a_stopped_session_is_there_until_its_next_run() {
+    let server = server();
+    let script = "exec perl -e '$| = 1; $SIG{TERM} = sub { print qq(bye\\n); exit 0 }; print qq(up ), `cat /etc/hostname`; sleep 1 while 1'";
+    apply(&server, &session("s", script)).ok();
+    await_line(&server, "logs s -f", "up s-1");
+    run(&server, "stop s --wait --timeout 60s").ok();
+    assert_eq!(run(&server, "logs s").ok(), "up s-1\nbye\n");
+    assert_eq!(run(&server, "logs s -f --tail 1").ok(), "bye\n", "a log that is whole is not waited for");
+    run(&server, "resume s").ok();
+    await_line(&server, "logs s -f", "up s-2");
+    run(&server, "logs pod/s-1").failed(3);
+    run(&server, "delete session s --timeout 60s").ok();
+    assert_eq!(run(&server, "get pods -o name").ok(), "");
+}
+
+/// Follows until a line comes.
+fn await_line(server: &Server, follower: &str, wanted: &str) {
+    use std::io::{BufRead as _, BufReader};
+    let mut child = server.command(&follower.split(' ').collect::<Vec<_>>());
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == wanted), "{follower} ended without {wanted:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -163,7 +163,7 @@ fn plan_finished(view: &View, seen: &Observed) -> Plan {
         // Somebody else wrote the status: end it, and never mind what it says.
         return plan_gone(true, seen);
     }
-    match (view.deleting.is_some(), view.claimed) {
+    match (view.deleting, view.claimed) {
         (true, true) => Plan::settled([Action::CleanUp, Action::Unclaim]),
         _ if seen.prepared || seen.served => Plan::settled([Action::Release]),
         _ => Plan::settled([]),
@@ -175,9 +175,13 @@ fn plan_absent(view: &View, now: Timestamp) -> Plan {
         let end = End::lost(None, "the sandbox's run directory is gone: the result is lost", now);
         return report_end(view, &end, now);
     }
-    if view.deleting.is_some() {
-        let end = End::never_started(ExitReason::Stopped, "deleted before it was started".into(), now);
-        return if view.claimed { report_end(view, &end, now) } else { Plan::settled([]) };
+    if view.deleting && !view.claimed {
+        return Plan::settled([]);
+    }
+    if view.stop.is_some() {
+        let how = if view.deleting { "deleted" } else { "stopped" };
+        let end = End::never_started(ExitReason::Stopped, format!("{how} before it was started"), now);
+        return report_end(view, &end, now);
     }
     if !view.claimed {
         return Plan::then_look([Action::Claim]);
@@ -189,7 +193,7 @@ fn plan_live(view: &View, state: Option<&RunState>, seen: &Observed, now: Timest
     if !seen.served {
         return Plan::then_look([Action::Serve]);
     }
-    if let Some(grace) = view.deleting {
+    if let Some(grace) = view.stop {
         let told = seen.told_to_stop.is_some_and(|told| told <= grace);
         return Plan::settled(if told { Vec::new() } else { vec![Action::Stop(grace)] });
     }

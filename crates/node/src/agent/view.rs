@@ -16,8 +16,10 @@ pub(crate) struct View {
     pub(crate) adaptor: Adaptor,
     /// Its workspace outlives it.
     pub(crate) keep: bool,
-    /// It is to be stopped, with this grace period in seconds.
-    pub(crate) deleting: Option<u64>,
+    /// It is being deleted.
+    pub(crate) deleting: bool,
+    /// It is to be stopped, to go or to stay, with this grace period in seconds.
+    pub(crate) stop: Option<u64>,
     /// Our finalizer is on it.
     pub(crate) claimed: bool,
     /// The latest order to renew its token.
@@ -37,6 +39,7 @@ impl View {
         let is_set = |key: &str| note(key) == Some("true");
         let grace = |spec: &k8s_openapi::api::core::v1::PodSpec| spec.termination_grace_period_seconds;
         let grace = meta.deletion_grace_period_seconds.or_else(|| object.spec.as_ref().and_then(grace)).unwrap_or(10);
+        let deleting = meta.deletion_timestamp.is_some();
         let name = meta.labels.as_ref().and_then(|labels| labels.get(names::SESSION));
         let session = match (name, note(names::SESSION_UID), note(names::RUN).and_then(|run| run.parse().ok())) {
             (Some(name), Some(uid), Some(run)) => Some(SessionRef {
@@ -52,7 +55,8 @@ impl View {
             session,
             adaptor: if note(names::ADAPTOR) == Some("stream-json") { Adaptor::StreamJson } else { Adaptor::Exec },
             keep: is_set(names::KEEP_WORKSPACE),
-            deleting: meta.deletion_timestamp.as_ref().map(|_| grace.unsigned_abs()),
+            deleting,
+            stop: (deleting || is_set(names::STOP)).then_some(grace.unsigned_abs()),
             claimed: meta.finalizers.iter().flatten().any(|held| held == names::NODE_FINALIZER),
             renewal: note(names::TOKEN_RENEWAL).map(str::to_owned),
             version: meta.resource_version.clone().unwrap_or_default(),

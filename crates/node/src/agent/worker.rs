@@ -29,6 +29,8 @@ use crate::launch::{Isolation, SessionRef};
 
 /// Conflicts in a row that are answered by reading and planning again at once.
 const QUICK_CONFLICTS: u32 = 3;
+/// One failure may be gone with the next attempt; of this many in a row the Pod tells, and again at the milestones.
+const WORTH_TELLING: u32 = 2;
 
 /// The task of one Pod.
 pub(crate) struct Worker {
@@ -185,7 +187,7 @@ impl Worker {
         match (&newest, &self.desired) {
             (Desired::Pod(new), Desired::Pod(known)) if new.is_no_newer_than(known) => false,
             (Desired::Pod(new), Desired::Pod(known)) => {
-                let urgent = new.deleting != known.deleting;
+                let urgent = (new.deleting, new.stop) != (known.deleting, known.stop);
                 self.desired = newest;
                 urgent
             }
@@ -240,7 +242,7 @@ impl Worker {
         let pause = self.backoff.fail(rand::random());
         let failures = self.backoff.failures();
         tracing::warn!(pod = self.uid, failures, ?pause, error = chain_of(error), "a Pod's pass failed");
-        if self.backoff.is_milestone() {
+        if failures == WORTH_TELLING || self.backoff.is_milestone() {
             self.report_retrying(error, failures).await;
         }
         self.wait(pause, true).await

@@ -71,6 +71,24 @@ async fn a_deleted_pod_is_stopped_with_its_grace_period() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_told_to_stop_stays_with_its_log() {
+    let mut bench = Bench::new();
+    let uid =
+        bench.api.create(pod("fix-1", "trap 'echo stopping; exit 0' TERM; echo up; while :; do sleep 0.02; done"));
+    bench.ready("fix-1").await;
+    eventually("the trap", || bench.api.texts().contains(&"up".to_owned()).then_some(())).await;
+    bench.api.change("fix-1", |pod| pod["metadata"]["annotations"]["mainstay.dev/stop"] = json!("true"));
+    assert_eq!(bench.finished("fix-1").await["reason"], "Stopped");
+    bench.stop().await;
+    bench.start();
+    eventually("the Pod's worker", || bench.api.pod("fix-1")).await;
+    let text = log(&bench, &uid, LogOptions::default()).await;
+    assert!(text.starts_with("up\n") && text.ends_with("stopping\n"), "{text}");
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_and_variables_reach_the_agent_process() {
     let bench = Bench::new();
     bench.api.place("/api/v1/namespaces/web/configmaps/notes", json!({

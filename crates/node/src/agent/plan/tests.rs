@@ -173,6 +173,21 @@ fn a_deleted_pod_is_stopped_reported_cleaned_and_released_in_this_order() {
 }
 
 #[test]
+fn a_pod_that_is_told_to_stop_and_stay_keeps_its_log() {
+    let told = |phase: &'static str| {
+        pod(move |pod| {
+            pod["metadata"]["annotations"]["mainstay.dev/stop"] = json!("true");
+            pod["status"]["phase"] = json!(phase);
+        })
+    };
+    assert_eq!(words(&told("Running"), &seen(live())), ["Stop(7)", "rest"]);
+    assert_eq!(words(&told("Running"), &Observed { told_to_stop: Some(7), ..seen(live()) }), ["rest"]);
+    assert_eq!(words(&told("Pending"), &seen(Look::Absent)), ["Failed Stopped ready=False", "look"]);
+    assert_eq!(words(&told("Running"), &seen(ended(ExitReason::Stopped))), ["Failed Stopped ready=False", "look"]);
+    assert_eq!(words(&told("Failed"), &seen(ended(ExitReason::Stopped))), ["Release", "rest"]);
+}
+
+#[test]
 fn what_has_no_object_is_ended_only_after_a_live_read() {
     let (suspected, gone) = (Desired::Gone { confirmed: false }, Desired::Gone { confirmed: true });
     for look in [live(), Look::Absent, Look::Unrecorded(None), ended(ExitReason::Completed)] {
