@@ -8,6 +8,7 @@
 //! - Nothing is executed before the claim, and a claimed directory is never claimed again: a run happens at most once.
 //! - One thread, no async runtime: the init process is made by `clone` from this very memory, which stays shared.
 //! - If the shim dies, the kernel kills the sandbox, so no agent process runs on unrecorded.
+//! - If its run directory is removed, as with the whole data directory, it ends the sandbox: nobody else could.
 //! - What the shim makes it removes, but for the run directory, whose records the node agent reads.
 
 mod claim;
@@ -119,7 +120,7 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
             state.init_pid = Some(started.child.pid.as_raw_nonzero().get());
             state.isolation.in_force.clone_from(&started.in_force);
             record::write_state(&launch.run_dir, &state).ok();
-            watch::watch(&launch, &mut state, started, control)
+            watch::watch(&launch, &mut state, started, (control, &claim))
         }
         Err(error) => Observed { creation: Some(chain_of(&error)), ..Observed::default() },
     };

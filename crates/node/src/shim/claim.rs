@@ -19,7 +19,14 @@ pub const LOG_DIR: &str = "log";
 /// A run directory that is ours; the lock is held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    _lock: File,
+    lock: File,
+}
+
+impl Claim {
+    /// Somebody has removed the directory: no node agent will ever ask for this sandbox again.
+    pub(crate) fn is_removed(&self) -> bool {
+        rustix::fs::fstat(&self.lock).is_ok_and(|found| found.st_nlink == 0)
+    }
 }
 
 /// Claims `run_dir`.
@@ -32,7 +39,7 @@ pub(crate) fn claim(run_dir: &Path) -> Result<Claim, SandboxError> {
     let lock = lock.during("make the lock")?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).during("take the lock")?;
     DirBuilder::new().mode(0o700).create(run_dir.join(LOG_DIR)).during("make the log's directory")?;
-    Ok(Claim { _lock: lock })
+    Ok(Claim { lock })
 }
 
 #[cfg(test)]
@@ -48,6 +55,9 @@ mod tests {
         let held = claim(&run).unwrap();
         assert!(is_live(&run).unwrap());
         assert!(matches!(claim(&run), Err(SandboxError::Claimed)));
+        std::fs::rename(&run, dir.path().join("moved")).unwrap();
+        assert!(!held.is_removed(), "it is only elsewhere");
+        std::fs::rename(dir.path().join("moved"), &run).unwrap();
         drop(held);
         assert!(!is_live(&run).unwrap());
         assert!(matches!(claim(&run), Err(SandboxError::Claimed)), "a finished run is not claimed again either");

@@ -11,6 +11,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::LOG_DIR;
+use super::claim::Claim;
 use super::control::Control;
 use super::log::LogWriter;
 use super::record::write_state;
@@ -24,6 +25,8 @@ use crate::supervisor::link::{Instruction, Report, send};
 const MARGIN: Duration = Duration::from_secs(2);
 /// How long to read on from pipes that somebody holds after the init process is gone (without a pid namespace only).
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// How often to look whether the run directory is still there.
+const LOOK: Duration = Duration::from_secs(10);
 /// Longer grace periods, in seconds, are cut to this.
 const LONGEST_GRACE: u64 = 7 * 24 * 3600;
 
@@ -44,14 +47,21 @@ struct Watch<'a> {
     link_open: bool,
     log: LogWriter,
     control: Control,
+    claim: &'a Claim,
     timer: OwnedFd,
+    look_at: Option<Duration>,
     deadline: Option<Duration>,
     kill_at: Option<Duration>,
     seen: Observed,
 }
 
 /// Watches a started sandbox to its end.
-pub(super) fn watch(launch: &Launch, state: &mut RunState, started: Started, control: Control) -> Observed {
+pub(super) fn watch(
+    launch: &Launch,
+    state: &mut RunState,
+    started: Started,
+    (control, claim): (Control, &Claim),
+) -> Observed {
     let log = LogWriter::new(&launch.run_dir.join(LOG_DIR), launch.log, Clock::system());
     let timer = match timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK) {
         Ok(timer) => timer,
@@ -70,7 +80,9 @@ pub(super) fn watch(launch: &Launch, state: &mut RunState, started: Started, con
         link_open: true,
         log,
         control,
+        claim,
         timer,
+        look_at: Some(boottime() + LOOK),
         deadline,
         kill_at: None,
         seen: Observed::default(),
@@ -235,12 +247,18 @@ impl Watch<'_> {
             self.deadline = None;
             self.stop(Cause::Deadline, self.launch.grace_seconds);
         }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = (!self.claim.is_removed()).then(|| now + LOOK);
+            if self.look_at.is_none() {
+                self.stop(Cause::Stop, self.launch.grace_seconds);
+            }
+        }
         self.arm();
     }
 
     /// Sets the timer to whatever is due next.
     fn arm(&self) {
-        let next = [self.deadline, self.kill_at].into_iter().flatten().min();
+        let next = [self.deadline, self.kill_at, self.look_at].into_iter().flatten().min();
         let it_value = next.and_then(|next| Timespec::try_from(next).ok()).unwrap_or_default();
         let spec = Itimerspec { it_interval: Timespec::default(), it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec).ok();

@@ -192,6 +192,22 @@ async fn a_killed_shim_ends_its_sandbox_whatever_runs_there() {
 }
 
 #[tokio::test]
+async fn a_sandbox_whose_data_directory_was_removed_ends_by_itself() {
+    let bench = bench();
+    let launch = bench.bare("removed", "trap '' TERM; echo up; while :; do sleep 0.1; done");
+    let run_dir = start(&launch);
+    eventually("the start", || log_text(&run_dir).contains("up").then_some(())).await;
+    let state = record::read_state(&run_dir).unwrap().unwrap();
+    for dir in ["run", "pods", "workspaces"] {
+        std::fs::remove_dir_all(bench.path().join(dir)).unwrap();
+        std::fs::create_dir(bench.path().join(dir)).unwrap();
+    }
+    let shim = format!("/proc/{}", state.shim_pid);
+    eventually("the shim's end", || (!Path::new(&shim).exists()).then_some(())).await;
+    assert_eq!(left_over(&launch), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_stop_is_graceful_first() {
     let bench = bench();
     let launch = bench.bare("graceful", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done");
