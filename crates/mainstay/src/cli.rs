@@ -17,7 +17,6 @@ mod tests;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use owo_colors::OwoColorize as _;
 use tokio::runtime::Builder;
 
 use crate::connect::ServerFlags;
@@ -120,7 +119,7 @@ fn finish(result: CliResult) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_silent() {
-                output::note(format_args!("{} {error}", "error:".red().bold()));
+                output::error(&error);
             }
             error.exit_code()
         }

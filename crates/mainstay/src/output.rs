@@ -12,6 +12,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use owo_colors::OwoColorize as _;
 use serde_json::Value;
 
 /// The form of a result.
@@ -39,6 +40,11 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
 pub(crate) fn note(text: impl Display) {
     // When nobody can read it there is nobody to tell.
     drop(writeln!(anstream::stderr(), "{text}"));
+}
+
+/// Says what went wrong.
+pub(crate) fn error(text: impl Display) {
+    note(format_args!("{} {text}", "error:".red().bold()));
 }
 
 /// Writes a result as JSON or YAML.

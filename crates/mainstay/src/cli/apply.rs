@@ -128,8 +128,7 @@ pub(crate) async fn run(args: &ApplyArgs, flags: &ServerFlags) -> CliResult {
     }
     match failures.len() {
         0 => Ok(()),
-        // The one failure was said; its class is the exit code.
-        1 if documents.len() == 1 => Err(failures.remove(0)),
+        1 if documents.len() == 1 => Err(CliError::Said(Box::new(failures.remove(0)))),
         failed => Err(CliError::Failed(format!("{failed} of {} objects were not applied", documents.len()))),
     }
 }
@@ -168,7 +167,7 @@ impl Applier<'_> {
     async fn apply(&mut self, document: &Document) -> CliResult<Applied> {
         let result = self.apply_inner(document).await;
         if let Err(error) = &result {
-            output::note(format_args!("{}: {} {}: {error}", document.place(""), document.kind(), document.name()));
+            output::error(format_args!("{}: {} {}: {error}", document.place(""), document.kind(), document.name()));
         }
         result
     }
@@ -288,11 +287,11 @@ fn going(live: &Value) -> CallError {
     CallError::Refused(Refusal::local(409, format!("{name} is being deleted: apply it again when it is gone")))
 }
 
-/// Adds the place of each field that the server found wrong.
+/// Adds the place of each field that the server found wrong; what is wrong stands in the message.
 fn located(error: CallError, document: &Document) -> CliError {
     let causes = if let CallError::Refused(refusal) = &error { refusal.causes.as_slice() } else { &[] };
     let named = causes.iter().filter(|(field, _)| !field.is_empty());
-    let places: Vec<_> = named.map(|(field, what)| format!("\n  {}: {field}: {what}", document.place(field))).collect();
+    let places: Vec<_> = named.map(|(field, _)| format!("\n  {}: {field}", document.place(field))).collect();
     let places = places.concat();
     match CliError::from(error) {
         CliError::Refused(text) => CliError::Refused(text + &places),

@@ -101,7 +101,7 @@ fn finish(mut failures: Vec<CliError>, of: usize) -> CliResult {
         return Err(failures.remove(0));
     }
     for failure in &failures {
-        output::note(failure);
+        output::error(failure);
     }
     if failures.is_empty() {
         Ok(())

@@ -44,6 +44,9 @@ pub(crate) enum CliError {
     /// The work ended as it should not have, and all was said already.
     #[error("")]
     Silent,
+    /// The same, with the exit code of this failure.
+    #[error("{0}")]
+    Said(Box<Self>),
     /// The server or the demo ended with this.
     #[error("{0:#}")]
     Ended(#[from] anyhow::Error),
@@ -64,13 +67,14 @@ impl CliError {
             Self::Unreachable(_) => 5,
             Self::TimedOut(_) => 6,
             Self::Interrupted => 130,
+            Self::Said(failure) => return failure.exit_code(),
         })
     }
 
     /// Whether there is nothing to say: the reader of our output went away, or all was said.
     pub(crate) fn is_silent(&self) -> bool {
         match self {
-            Self::Silent => true,
+            Self::Silent | Self::Said(_) => true,
             Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
         }

@@ -158,7 +158,7 @@ pub(crate) async fn stop(args: &StopArgs, flags: &ServerFlags) -> CliResult {
     }
     let last = failures.pop();
     for failure in &failures {
-        output::note(format_args!("error: {failure}"));
+        output::error(failure);
     }
     last.map_or(Ok(()), Err)
 }

@@ -62,7 +62,9 @@ fn one_failure_does_not_stop_the_others_and_has_its_place() {
         assert!(said.contains(part), "{part}: {said}");
     }
     let said = apply(&server, wrong).failed(4);
-    assert!(said.contains("spec.workspace.size"), "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].starts_with("error: <stdin>:1: Session s: ") && lines[0].contains("\"tiny\": must be"), "{said}");
+    assert_eq!(lines[1..], ["  <stdin>:7: spec.workspace.size"], "said once, with its place");
     let misspelt = "apiVersion: mainstay.dev/v1alpha1\nkind: Agent\nmetadata: {name: a}\nspec:\n  promt: x\n";
     let said = apply(&server, misspelt).failed(4);
     assert!(said.contains("promt"), "{said}");

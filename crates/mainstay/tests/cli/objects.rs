@@ -76,3 +76,18 @@ fn delete_takes_what_is_meant_and_waits() {
     assert!(run(&server, "delete cm held --timeout 1s").failed(6).contains("timed out waiting for configmap/held"));
     assert_eq!(run(&server, "get cm -o name").ok(), "configmap/d\nconfigmap/held\n");
 }
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let server = server();
+    apply(&server, &config("a", "{}")).ok();
+    let on_terminal = |env: &[(&str, &str)]| {
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("{EXE} get cm"), "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+        command.env("MAINSTAY_KUBECONFIG", server.kubeconfig()).envs(env.iter().copied());
+        finish(command, "").ok()
+    };
+    assert!(on_terminal(&[]).contains("\u{1b}["));
+    assert!(!on_terminal(&[("NO_COLOR", "1")]).contains("\u{1b}["));
+    assert!(!on_terminal(&[("TERM", "dumb")]).contains("\u{1b}["));
+}

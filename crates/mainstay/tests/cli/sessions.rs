@@ -78,3 +78,33 @@ fn await_line(server: &Server, follower: &str, wanted: &str) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn bytes_that_are_no_text_come_through_the_whole_of_it() {
+    let server = server();
+    apply(&server, &session("s", "printf 'a\\377b\\000c\\n\\033[31mred\\n'")).ok();
+    let said = run(&server, "messages s -f --types agent -o json").ok();
+    let texts: Vec<Value> = said.lines().map(|line| json(line)["text"].clone()).collect();
+    assert_eq!(texts, ["a\u{fffd}b\0c", "\u{1b}[31mred"]);
+    let people = run(&server, "messages s --types agent").ok();
+    assert!(!people.contains(['\0', '\u{1b}']), "what an agent says does not drive the terminal: {people:?}");
+    let logged = server.command(&["logs", "s"]).output().unwrap().stdout;
+    assert_eq!(logged, b"a\xffb\0c\n\x1b[31mred\n");
+}
+
+#[test]
+fn shim_and_supervisor_of_the_real_program_stay_within_4_mb() {
+    let server = server();
+    apply(&server, &session("s", "while read -r line; do echo got $line; done")).ok();
+    run(&server, "send s hello").ok();
+    await_line(&server, "logs s -f", "got hello");
+    let run_dir = std::fs::read_dir(server.data_dir().join("node/run")).unwrap().next().unwrap().unwrap().path();
+    let state = json(&std::fs::read_to_string(run_dir.join("state.json")).unwrap());
+    let dirty = ["shimPid", "initPid"].map(|name| {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", state[name])).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    });
+    assert!(dirty.iter().sum::<u64>() <= 4096, "{dirty:?} kB");
+    run(&server, "delete session s --timeout 60s").ok();
+}
