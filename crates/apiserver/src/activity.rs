@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mainstay_store::{Key, Object, StoreError, Write};
+use mainstay_runtime::Timestamp;
+use mainstay_store::{Key, Object, Store, StoreError, Write};
+use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
 use crate::catalog::Entry;
@@ -41,6 +43,8 @@ struct Known {
     seen: Seen,
     /// What the stored status is known to hold.
     written: Seen,
+    /// What earlier servers saw and did not write is in `seen`, too.
+    whole: bool,
 }
 
 /// Activity of the sessions that were used since this server started.
@@ -59,8 +63,18 @@ impl Activity {
             key: session.key.clone(),
             seen,
             written: Seen::default(),
+            whole: false,
         });
         known.seen = known.seen.with(seen);
+    }
+
+    /// Notes all that earlier servers saw; gives what is known now.
+    fn note_earlier(&self, session: &Object, earlier: Seen) -> Seen {
+        self.note(session, earlier);
+        let mut all = self.lock();
+        let Some(known) = all.get_mut(&session.meta.uid) else { return earlier };
+        known.whole = true;
+        known.seen
     }
 
     /// The status of this session now holds `written`.
@@ -86,25 +100,36 @@ impl Activity {
     /// # Errors
     /// What the store refuses.
     pub(crate) async fn newer(&self, server: &ApiServer, session: &Object) -> ApiResult<Option<Seen>> {
-        let uid = &session.meta.uid;
-        let known = self.lock().get(uid).map(|known| (known.seen, known.written));
-        if let Some((seen, written)) = known {
+        let known = self.lock().get(&session.meta.uid).map(|known| (known.seen, known.written, known.whole));
+        if let Some((seen, written, true)) = known {
             return Ok((seen != written).then_some(seen));
         }
-        // The first look since the start: what was not written before the last server ended is in the store.
-        let failed =
-            |error: &StoreError| ApiError::unavailable(format!("a session's activity cannot be read: {error}"));
-        let row = server.store().run_row(uid).await.map_err(|error| failed(&error))?.unwrap_or_default();
-        let last = server.store().messages(uid, u64::MAX >> 1, 1).await.map_err(|error| failed(&error))?.last;
-        let seen = Seen { last_message: last, activity_ms: row.activity_ms };
-        self.note(session, seen);
-        Ok(Some(seen))
+        let failed = |error| ApiError::unavailable(format!("a session's activity cannot be read: {error}"));
+        let earlier = earlier(&**server.store(), session).await.map_err(failed)?;
+        Ok(Some(self.note_earlier(session, earlier)))
     }
 
     /// A read found that the stored status shows all of `seen`.
     pub(crate) fn settled(&self, uid: &str, seen: Seen) {
         self.note_written(uid, seen);
     }
+}
+
+/// What was seen of a session before this server started, written or not: its row, and its last message.
+async fn earlier(store: &dyn Store, session: &Object) -> Result<Seen, StoreError> {
+    #[derive(Deserialize)]
+    struct Sent {
+        time: Timestamp,
+    }
+    let uid = &session.meta.uid;
+    let mut activity_ms = store.run_row(uid).await?.unwrap_or_default().activity_ms;
+    let last_message = *store.message_counter(uid).await?.borrow();
+    if last_message > 0 {
+        let newest = store.messages(uid, last_message - 1, 1).await?.messages.pop();
+        let sent = newest.and_then(|message| serde_json::from_slice::<Sent>(&message.body).ok());
+        activity_ms = activity_ms.max(sent.map_or(0, |sent| sent.time.as_millisecond()));
+    }
+    Ok(Seen { last_message, activity_ms })
 }
 
 /// Starts the task that writes activity to status.

@@ -7,10 +7,16 @@ use crate::auth::Identity;
 use crate::request::{ResourcePath, Verb};
 use crate::route;
 use crate::server::{ApiServer, Call};
+use crate::status::ApiResult;
+
+/// Checks in a row that may fail to find out.
+const MOST_UNSURE: u32 = 5;
 
 /// The caller behind a stream.
 pub(crate) struct Holder {
     identity: Identity,
+    /// Checks in a row that did not find out.
+    unsure: u32,
     /// What came over a socket, to authenticate again; `None` for callers of this process.
     parts: Option<Parts>,
     path: ResourcePath<'static>,
@@ -22,23 +28,38 @@ impl Holder {
     pub(crate) fn of(call: &Call<'_>, verb: Verb) -> Self {
         Self {
             identity: call.identity.clone(),
+            unsure: 0,
             parts: (!call.trusted).then(|| copy_of(call.parts)),
             path: call.path.to_owned_path(),
             verb,
         }
     }
 
-    /// Whether the caller is still known and still has the right; a server that cannot tell lets the stream live.
+    /// Whether the caller is still known and still has the right. A server that cannot tell lets the stream live for a
+    /// few checks more: then it ends, and its client has to show its right anew.
     pub(crate) async fn may_go_on(&mut self, server: &ApiServer) -> bool {
+        match self.found_out(server).await {
+            Ok(may) => {
+                self.unsure = 0;
+                may
+            }
+            Err(error) => {
+                self.unsure += 1;
+                tracing::warn!(user = self.identity.user(), %error, "the right to a stream cannot be checked");
+                self.unsure < MOST_UNSURE
+            }
+        }
+    }
+
+    async fn found_out(&mut self, server: &ApiServer) -> ApiResult<bool> {
         if let Some(parts) = &self.parts {
             match server.access().authenticate(parts).await {
                 Ok(identity) => self.identity = identity,
-                Err(error) if error.code() == 401 => return false,
-                Err(_) => return true,
+                Err(error) if error.code() == 401 => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
-        let attributes = route::attributes_of(&self.path, self.verb);
-        server.access().allows(&self.identity, &attributes).await.unwrap_or(true)
+        server.access().allows(&self.identity, &route::attributes_of(&self.path, self.verb)).await
     }
 
     /// Ends when the right is withdrawn, or the server stops.

@@ -1,6 +1,9 @@
-//! What the server counts, in Prometheus' text format. Labels come from closed sets: verbs, registered resources, codes.
+//! What the server counts, in OpenMetrics' text format. Labels come from closed sets: verbs, registered resources, codes,
+//! names of controllers.
 
-use std::sync::Arc;
+mod figures;
+
+use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
 use mainstay_store::Store;
@@ -15,6 +18,9 @@ use tokio::time::Instant;
 
 use crate::catalog::Entry;
 use crate::request::Verb;
+use figures::Collected;
+
+pub use figures::{Figure, Figures};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Requests {
@@ -37,21 +43,7 @@ pub(crate) struct Metrics {
     panics: Counter,
     in_flight: Gauge,
     streams: Gauge,
-    stored: Stored,
-    store: Arc<dyn Store>,
-}
-
-/// The store's figures, read when they are asked for.
-#[derive(Debug, Default)]
-struct Stored {
-    objects: Gauge,
-    revision: Gauge,
-    floor: Gauge,
-    commits: Gauge,
-    writes: Gauge,
-    watchers: Gauge,
-    slow: Gauge,
-    queued: Gauge,
+    others: Arc<OnceLock<Arc<dyn Figures>>>,
 }
 
 /// One request under observation.
@@ -83,7 +75,7 @@ fn latencies() -> Histogram {
 
 impl Metrics {
     /// No requests yet.
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, version: &'static str) -> Self {
         let mut registry = Registry::with_prefix("mainstay");
         let requests = Family::<Requests, Counter>::default();
         registry.register("requests", "Requests answered", requests.clone());
@@ -94,9 +86,19 @@ impl Metrics {
         let (in_flight, streams) = (Gauge::default(), Gauge::default());
         registry.register("requests_in_flight", "Requests being answered", in_flight.clone());
         registry.register("open_streams", "Open watches and followed streams", streams.clone());
-        let stored = Stored::default();
-        stored.register(&mut registry);
-        Self { registry, requests, latency, panics, in_flight, streams, stored, store }
+        registry.register_collector(Box::new(Collected::new(move || figures::of_store(&*store))));
+        registry.register_collector(Box::new(Collected::new(move || figures::of_build(version))));
+        let others: Arc<OnceLock<Arc<dyn Figures>>> = Arc::default();
+        let read = others.clone();
+        registry.register_collector(Box::new(Collected::new(move || {
+            read.get().map(|figures| figures.read()).unwrap_or_default()
+        })));
+        Self { registry, requests, latency, panics, in_flight, streams, others }
+    }
+
+    /// Adds what another part of the process counts; `false` when one was added before.
+    pub(crate) fn add(&self, figures: Arc<dyn Figures>) -> bool {
+        self.others.set(figures).is_ok()
     }
 
     /// A request has come in.
@@ -120,47 +122,11 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub(crate) fn render(&self, open_streams: usize) -> String {
         self.streams.set(i64::try_from(open_streams).unwrap_or(i64::MAX));
-        self.stored.read(&*self.store);
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {
             tracing::error!(%error, "the metrics cannot be written");
         }
         text
-    }
-}
-
-impl Stored {
-    fn register(&self, registry: &mut Registry) {
-        let rows = [
-            ("store_objects", "Objects now", &self.objects),
-            ("store_revision", "The newest revision", &self.revision),
-            ("store_floor", "The compaction floor", &self.floor),
-            ("store_commits", "Commits since start", &self.commits),
-            ("store_writes", "Writes that succeeded since start", &self.writes),
-            ("store_watchers", "Watches open on the store", &self.watchers),
-            ("store_slow_watchers_ended", "Watches ended because their reader was too slow", &self.slow),
-            ("store_queued", "Writes waiting for the writer", &self.queued),
-        ];
-        for (name, help, gauge) in rows {
-            registry.register(name, help, gauge.clone());
-        }
-    }
-
-    fn read(&self, store: &dyn Store) {
-        let stats = store.stats();
-        let rows = [
-            (&self.objects, stats.objects),
-            (&self.revision, store.revision().0),
-            (&self.floor, store.floor().0),
-            (&self.commits, stats.commits),
-            (&self.writes, stats.writes),
-            (&self.watchers, stats.watchers),
-            (&self.slow, stats.slow_watchers_ended),
-            (&self.queued, stats.queued),
-        ];
-        for (gauge, value) in rows {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
     }
 }
 

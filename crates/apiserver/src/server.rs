@@ -24,7 +24,7 @@ use crate::config::Limits;
 use crate::crypt::Sealer;
 use crate::documents::Documents;
 use crate::gate::Gate;
-use crate::metrics::Metrics;
+use crate::metrics::{Figures, Metrics};
 use crate::nodelink::NodeLink;
 use crate::request::{Query, ResourcePath};
 use crate::respond;
@@ -129,7 +129,7 @@ impl ApiServer {
         let server = Self(Arc::new(Shared {
             catalog,
             activity: Activity::default(),
-            metrics: Metrics::new(config.store.clone()),
+            metrics: Metrics::new(config.store.clone(), config.version),
             documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),
@@ -137,6 +137,8 @@ impl ApiServer {
             config,
         }));
         crate::activity::keep_written(&server);
+        crate::quota::status::keep_written(&server);
+        crate::leftovers::keep_away(&server);
         Ok(server)
     }
 
@@ -144,6 +146,13 @@ impl ApiServer {
     pub fn set_node_link(&self, link: Arc<dyn NodeLink>) {
         if self.0.node_link.set(link).is_err() {
             tracing::warn!("a node agent was connected already");
+        }
+    }
+
+    /// Adds what another part of the process counts to `/metrics`. The first one stays.
+    pub fn set_figures(&self, figures: Arc<dyn Figures>) {
+        if !self.0.metrics.add(figures) {
+            tracing::warn!("figures were added already");
         }
     }
 

@@ -22,6 +22,9 @@ use crate::status::{ApiError, ApiResult};
 use crate::sub::messages::{milliseconds, row};
 use crate::verbs::read as objects;
 
+/// What follows the uid in the name of the earlier run's row.
+const PREVIOUS: &str = "/previous";
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Heartbeat {
@@ -77,7 +80,12 @@ impl Window {
 
 /// The name under which the row of the run before the current one is kept.
 pub(crate) fn previous(uid: &str) -> String {
-    format!("{uid}/previous")
+    format!("{uid}{PREVIOUS}")
+}
+
+/// The uid of the session that something is kept under this name for.
+pub(crate) fn session_of(name: &str) -> &str {
+    name.strip_suffix(PREVIOUS).unwrap_or(name)
 }
 
 /// The messages that a reader of this session is to see marked.
@@ -126,8 +134,8 @@ fn answer(row: &RunRow) -> ApiResult<Response<Body>> {
 /// 409 when the sender is not the session's current run.
 pub(crate) async fn write(call: &Call<'_>, body: Bytes) -> ApiResult<Response<Body>> {
     let session = objects::find(call).await?;
-    let parsed = content::parse_object(&call.parts.headers, &body)?;
-    let beat = Heartbeat::deserialize(parsed.value)
+    let body = content::parse_fields(&call.parts.headers, &body, "a heartbeat")?;
+    let beat = Heartbeat::deserialize(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not a heartbeat: {error}")))?;
     if beat.run == 0 || beat.delivered > beat.offered {
         return Err(ApiError::bad_request("run must be at least 1, and delivered at most offered"));

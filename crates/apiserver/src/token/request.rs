@@ -75,13 +75,21 @@ impl TokenRequest {
     pub fn answer(&self, issued: &Issued) -> Value {
         let bound = self.bound.as_ref().map(|bound| {
             let version = if bound.kind == BoundKind::Session { "mainstay.dev/v1alpha1" } else { "v1" };
-            json!({"apiVersion": version, "kind": bound.kind, "name": bound.name, "uid": bound.uid})
+            let mut reference = json!({"apiVersion": version, "kind": bound.kind, "name": bound.name});
+            if let Some(uid) = &bound.uid {
+                reference["uid"] = uid.as_str().into();
+            }
+            reference
         });
+        let mut spec = json!({"audiences": issued.audiences, "expirationSeconds": self.seconds});
+        if let Some(bound) = bound {
+            spec["boundObjectRef"] = bound;
+        }
         json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "metadata": {"namespace": self.namespace, "name": self.service_account},
-            "spec": {"audiences": issued.audiences, "expirationSeconds": self.seconds, "boundObjectRef": bound},
+            "spec": spec,
             "status": {"token": issued.token.as_str(), "expirationTimestamp": issued.expires.to_string()},
         })
     }

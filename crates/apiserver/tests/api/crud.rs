@@ -127,8 +127,9 @@ async fn a_project_takes_no_namespace_that_is_not_its_own() {
 async fn what_kubectl_remembers_holds_no_secret() {
     const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let api = Harness::new().await;
-    let remembered = |kind: &str| {
-        json!({"kind": kind, "spec": {"provider": "x", "token": "hunter2"}, "stringData": {"k": "hunter2"}}).to_string()
+    let remembered = |kind: &str| match kind {
+        "Secret" => json!({"kind": kind, "stringData": {"k": "hunter2"}}).to_string(),
+        _ => json!({"kind": kind, "spec": {"provider": "x", "token": "hunter2"}}).to_string(),
     };
     let path = "/apis/mainstay.dev/v1alpha1/namespaces/default/credentials";
     let metadata = |kind: &str| json!({"name": "c", "annotations": {APPLIED: remembered(kind)}});

@@ -11,7 +11,7 @@ use mainstay_apiserver::auth::Authenticator;
 use mainstay_apiserver::crypt::Sealer;
 use mainstay_apiserver::keys::Keys;
 use mainstay_apiserver::rbac::Authorizer;
-use mainstay_apiserver::token::{StoreSubjects, Tokens};
+use mainstay_apiserver::token::{StoreSubjects, Subjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Body, Config, Identity, Limits, inprocess};
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::{Options, SqliteStore, Store};
@@ -25,7 +25,8 @@ pub(crate) struct Harness {
     pub(crate) server: ApiServer,
     pub(crate) keys: Arc<Keys>,
     pub(crate) tasks: Tasks,
-    dir: tempfile::TempDir,
+    pub(crate) store: Arc<dyn Store>,
+    dir: Arc<tempfile::TempDir>,
 }
 
 pub(crate) struct Answer {
@@ -56,39 +57,57 @@ impl Answer {
     }
 }
 
+/// A server over a store, with `subjects` to say what tokens speak for.
+fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects: Arc<dyn Subjects>) -> ApiServer {
+    let (keys, tasks, store) = parts;
+    let tokens = Arc::new(Tokens::new(keys, subjects, Clock::system()).unwrap());
+    let access = Access {
+        authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
+        tokens,
+        authorizer: Authorizer::new(store.clone()),
+    };
+    ApiServer::new(Config {
+        store: store.clone(),
+        registry: Arc::new(Registry::standard()),
+        access,
+        sealer: Arc::new(Sealer::new(keys).unwrap()),
+        clock: Clock::system(),
+        tasks: tasks.clone(),
+        limits,
+        version: "0.1.0",
+    })
+    .unwrap()
+}
+
 impl Harness {
     pub(crate) async fn new() -> Self {
         Self::with(Limits::default()).await
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
+        Self::with_subjects(limits, |store| Arc::new(StoreSubjects::new(store))).await
+    }
+
+    pub(crate) async fn with_subjects(
+        limits: Limits,
+        subjects: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Subjects>,
+    ) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         let tasks = Tasks::new();
-        let store = SqliteStore::open(Options::new(dir.path())).unwrap();
-        let keys = Arc::new(Keys::open_or_create(dir.path(), clock.now()).unwrap());
-        let dynamic: Arc<dyn Store> = store;
-        let subjects = Arc::new(StoreSubjects::new(dynamic.clone()));
-        let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()).unwrap());
-        let access = Access {
-            authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
-            tokens,
-            authorizer: Authorizer::new(dynamic.clone()),
-        };
-        let server = ApiServer::new(Config {
-            store: dynamic,
-            registry: Arc::new(Registry::standard()),
-            access,
-            sealer: Arc::new(Sealer::new(&keys).unwrap()),
-            clock,
-            tasks: tasks.clone(),
-            limits,
-            version: "0.1.0",
-        })
-        .unwrap();
-        let harness = Self { server, keys, tasks, dir };
+        let store: Arc<dyn Store> = SqliteStore::open(Options::new(dir.path())).unwrap();
+        let keys = Arc::new(Keys::open_or_create(dir.path(), Clock::system().now()).unwrap());
+        let server = serve((&keys, &tasks, &store), limits, subjects(store.clone()));
+        let harness = Self { server, keys, tasks, store, dir };
         harness.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
         harness
+    }
+
+    /// Another server over the same store, which knows only what is in it: as after a SIGKILL of the first.
+    pub(crate) fn restarted(&self) -> Self {
+        let tasks = Tasks::new();
+        let subjects = Arc::new(StoreSubjects::new(self.store.clone()));
+        let server = serve((&self.keys, &tasks, &self.store), Limits::default(), subjects);
+        Self { server, keys: self.keys.clone(), tasks, store: self.store.clone(), dir: self.dir.clone() }
     }
 
     pub(crate) async fn send(&self, identity: Identity, request: Request<Full<Bytes>>) -> http::Response<Body> {
@@ -171,6 +190,20 @@ impl Harness {
         let text = std::fs::read_to_string(path).unwrap();
         let (_, token) = text.split_once("token: ").unwrap();
         token.lines().next().unwrap().trim_matches('"').to_owned()
+    }
+
+    /// Waits until an object is as it should be, and gives it.
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let looked = async {
+            loop {
+                let found = self.get(path).await.expect(200);
+                if wanted(&found) {
+                    return found;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looked).await.expect("in time")
     }
 
     /// An agent and a session that uses it.

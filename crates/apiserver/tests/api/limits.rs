@@ -1,13 +1,18 @@
 //! Watch limits, withdrawn rights, and questions about the caller.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
-use mainstay_apiserver::{Identity, Limits};
+use mainstay_apiserver::token::{StoreSubjects, Subject, Subjects};
+use mainstay_apiserver::{Caller, Identity, Limits};
+use mainstay_store::{Key, Store, StoreError};
 use serde_json::json;
 
-use crate::harness::{Harness, configmaps};
+use crate::harness::{Harness, PATIENCE, configmap, configmaps};
 
 #[tokio::test]
 async fn watches_are_counted_for_each_and_for_all() {
@@ -42,6 +47,57 @@ async fn a_right_that_is_withdrawn_ends_the_watch() {
     assert!(watch.next().await.is_none());
 }
 
+/// Says of a service account that it cannot be found out, as often as it is told to.
+struct Unsure(Arc<dyn Store>, Arc<AtomicUsize>);
+
+impl Subjects for Unsure {
+    fn find(&self, key: Key) -> BoxFuture<'_, Result<Option<Subject>, StoreError>> {
+        let unsure = self.1.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        Box::pin(async move {
+            if unsure { Err(StoreError::Busy) } else { StoreSubjects::new(self.0.clone()).find(key).await }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_watch_whose_right_cannot_be_checked_lives_on_for_a_few_checks_only() {
+    let left = Arc::new(AtomicUsize::new(0));
+    let limits = Limits { recheck: Duration::from_millis(20), ..Limits::default() };
+    let count = left.clone();
+    let api = Harness::with_subjects(limits, |store| Arc::new(Unsure(store, count))).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    api.post(accounts, &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let token = api.post(&format!("{accounts}/robot/token"), &json!({})).await.expect(201);
+    let binding = json!({
+        "metadata": {"name": "robot"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"},
+        "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "default"}],
+    });
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role =
+        json!({"metadata": {"name": "all"}, "rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]});
+    api.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    api.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+    let watch = || {
+        let bearer = format!("Bearer {}", token["status"]["token"].as_str().unwrap());
+        let request = Request::builder().uri(configmaps("?watch=1")).header("authorization", bearer);
+        api.server.handle(request.body(Full::<bytes::Bytes>::default()).unwrap(), Caller::Unknown)
+    };
+    let mut watch = crate::harness::Lines::of(watch().await);
+    left.store(3, Ordering::SeqCst);
+    let passed = async {
+        while left.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        api.post(&configmaps(""), &configmap("a")).await.expect(201);
+    };
+    let (event, ()) = tokio::time::timeout(PATIENCE, futures::future::join(watch.event(), passed)).await.unwrap();
+    assert_eq!(event.1["metadata"]["name"], "a", "three failures are too few");
+    left.store(usize::MAX, Ordering::SeqCst);
+    assert!(watch.next().await.is_none());
+    assert!(usize::MAX - left.load(Ordering::SeqCst) <= 5);
+}
+
 #[tokio::test]
 async fn callers_may_ask_who_they_are_and_what_they_may() {
     let api = Harness::new().await;
@@ -66,6 +122,8 @@ async fn tokens_are_asked_for_and_used() {
     let path = format!("{account}/robot/token");
     let issued = api.post(&path, &json!({"spec": {"expirationSeconds": 600}})).await.expect(201);
     assert!(issued["status"]["token"].as_str().unwrap().split('.').count() == 3);
+    // What was not asked for is absent, not null: typed clients read it.
+    assert_eq!(issued["spec"], json!({"audiences": ["mainstay"], "expirationSeconds": 600}));
     api.post(&path, &json!({"spec": {"expirationSeconds": 5}})).await.refused(422, "spec.expirationSeconds");
     api.post(&format!("{account}/nobody/token"), &json!({})).await.refused(404, "not found");
     api.get(&path).await.refused(405, "does not allow this method");

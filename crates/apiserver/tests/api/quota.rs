@@ -50,3 +50,45 @@ async fn pods_that_have_ended_use_nothing() {
         .await
         .refused(403, "requested: pods=1, used: pods=2");
 }
+
+#[tokio::test]
+async fn a_quota_reports_what_it_allows_and_what_is_used() {
+    let api = Harness::new().await;
+    let hard = json!({
+        "count/sessions.mainstay.dev": "2", "count/configmaps": 5, "pods": "2", "limits.cpu": "1500m",
+        "limits.memory": "1Gi",
+    });
+    quota(&api, hard.clone()).await;
+    let path = "/api/v1/namespaces/default/resourcequotas/q";
+    let none = json!({
+        "count/sessions.mainstay.dev": "0", "count/configmaps": "0", "pods": "0", "limits.cpu": "0", "limits.memory": "0",
+    });
+    let shown = api.until(path, |quota| !quota["status"].is_null()).await;
+    assert_eq!(shown["status"]["used"], none);
+    assert_eq!(shown["status"]["hard"]["limits.memory"], "1Gi");
+
+    let mut watch = api.lines("/api/v1/namespaces/default/resourcequotas?watch=1").await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    api.session("s").await;
+    api.post(&configmaps(""), &configmap("a")).await.expect(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    api.post(pods, &pod("a", &json!({"cpu": "600m", "memory": "512Mi"}))).await.expect(201);
+    let some = json!({
+        "count/sessions.mainstay.dev": "1", "count/configmaps": "1", "pods": "1", "limits.cpu": "600m",
+        "limits.memory": "512Mi",
+    });
+    loop {
+        let (kind, seen) = watch.event().await;
+        assert_eq!(kind, "MODIFIED");
+        if seen["status"]["used"] == some {
+            break;
+        }
+    }
+    api.merge(&format!("{pods}/a/status"), &json!({"status": {"phase": "Succeeded"}})).await.expect(200);
+    api.until(path, |quota| quota["status"]["used"]["pods"] == "0" && quota["status"]["used"]["limits.cpu"] == "0")
+        .await;
+    // What somebody else writes there does not stay.
+    api.merge(&format!("{path}/status"), &json!({"status": {"used": {"pods": "7"}}})).await.expect(200);
+    api.until(path, |quota| quota["status"]["used"]["pods"] == "0").await;
+    assert_eq!(api.get(path).await.expect(200)["metadata"]["generation"], 1);
+}

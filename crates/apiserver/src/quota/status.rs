@@ -1,0 +1,85 @@
+//! The status of quotas: what they allow and what is used, a second after it changed at the latest. Only a report:
+//! what is enforced is counted anew at each create.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_store::{Object, StoreError, Write};
+use serde_json::{Map, Value};
+use tokio::time::MissedTickBehavior;
+
+use super::usage::{LIMITED, hard, limited, quotas, shown, used};
+use crate::object;
+use crate::server::ApiServer;
+use crate::status::{About, ApiError, ApiResult};
+
+/// How often it is looked whether anything was written since.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Starts the task that writes it.
+pub(crate) fn keep_written(server: &ApiServer) {
+    let (server, stop) = (server.clone(), server.tasks().stopping());
+    let tasks = server.tasks().clone();
+    drop(tasks.spawn("quota-status", async move {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reported = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = server.store().revision();
+            if reported == Some(now) {
+                continue;
+            }
+            match report(&server).await {
+                Ok(()) => reported = Some(now),
+                Err(error) => tracing::warn!(%error, "what is used of a quota could not be written"),
+            }
+        }
+    }));
+}
+
+async fn report(server: &ApiServer) -> ApiResult<()> {
+    let found = quotas(server, None).await;
+    for quota in found.map_err(|error| ApiError::unavailable(error.to_string()))? {
+        write(server, &quota).await?;
+    }
+    Ok(())
+}
+
+async fn write(server: &ApiServer, quota: &Arc<Object>) -> ApiResult<()> {
+    let mut value = object::parse(quota)?;
+    let status = status(server, &quota.key.namespace, &value).await?;
+    let Some(entry) = server.catalog().of_group("", "resourcequotas") else { return Ok(()) };
+    if value["status"] == status {
+        return Ok(());
+    }
+    value["status"] = status;
+    let draft = object::draft(entry, &value)?;
+    let update = Write::Update { key: quota.key.clone(), draft, expected: quota.revision };
+    match server.store().write(update).await {
+        // Whoever wrote first made a new revision: the next look follows.
+        Ok(_) | Err(StoreError::Conflict(_) | StoreError::Missing) => Ok(()),
+        Err(error) => Err(ApiError::from_store(&error, About { kind: &entry.kind, name: &quota.key.name })),
+    }
+}
+
+async fn status(server: &ApiServer, namespace: &str, quota: &Value) -> ApiResult<Value> {
+    let mut all = Map::new();
+    for (group, plural) in LIMITED {
+        let Some(entry) = server.catalog().of_group(group, plural) else { continue };
+        let hard = hard(quota, limited(&entry.kind));
+        if !hard.is_empty() {
+            let used = used(server, entry, namespace, &hard).await?;
+            all.extend(used.into_iter().map(|(name, amount)| {
+                let amount = shown(&name, amount);
+                (name, amount.into())
+            }));
+        }
+    }
+    let hard = quota["spec"].get("hard").cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    Ok(serde_json::json!({ "hard": hard, "used": all }))
+}

@@ -1,0 +1,125 @@
+//! `/metrics` as a scraper reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mainstay_apiserver::metrics::{Figure, Figures};
+
+use crate::harness::{Harness, configmap, configmaps, sessions};
+
+/// What a family was declared as, and its samples: name with labels, and value.
+#[derive(Debug, Default)]
+struct Family {
+    help: String,
+    kind: String,
+    samples: Vec<(String, f64)>,
+}
+
+/// Reads the text as OpenMetrics demands it: one block for each family, with HELP and TYPE before its samples.
+fn parse(text: &str) -> BTreeMap<String, Family> {
+    let body = text.strip_suffix("# EOF\n").expect("ends with # EOF");
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut current = String::new();
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').expect("a help text");
+            assert!(families.insert(name.to_owned(), Family::default()).is_none(), "{name} is declared twice");
+            name.clone_into(&mut current);
+            help.clone_into(&mut families.get_mut(name).unwrap().help);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(name, current, "{line}");
+            kind.clone_into(&mut families.get_mut(name).unwrap().kind);
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            let family = families.get_mut(&current).unwrap();
+            family.samples.push((sample.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
+        }
+    }
+    families
+}
+
+fn same(one: f64, other: f64) -> bool {
+    (one - other).abs() < f64::EPSILON
+}
+
+fn check(name: &str, family: &Family) {
+    let clean =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    assert!(name.starts_with("mainstay_") && clean(name), "{name}");
+    assert!(family.help.ends_with('.') && family.help.len() > 8, "{name}: {}", family.help);
+    let mut seen = BTreeSet::new();
+    for (sample, value) in &family.samples {
+        let (full, labels) = sample.split_once('{').map_or((sample.as_str(), ""), |(full, labels)| (full, labels));
+        let suffix = full.strip_prefix(name).unwrap_or_else(|| panic!("{sample} in {name}"));
+        let suffixes: &[&str] = match family.kind.as_str() {
+            "counter" => &["_total"],
+            "histogram" => &["_sum", "_count", "_bucket"],
+            "gauge" => &[""],
+            other => panic!("{name} is a {other}"),
+        };
+        assert!(suffixes.contains(&suffix), "{sample} in a {}", family.kind);
+        assert!(labels.is_empty() || (labels.ends_with("\"}") && !labels.contains("=\"{")), "{sample}");
+        assert!(seen.insert(sample), "{sample} is there twice");
+        assert!(*value >= 0.0, "{sample} {value}");
+    }
+}
+
+/// Buckets grow up to `+Inf`, which is the count.
+fn check_histogram(name: &str, family: &Family) {
+    let mut last: BTreeMap<&str, f64> = BTreeMap::new();
+    for (sample, value) in &family.samples {
+        let Some((bound, rest)) =
+            sample.strip_prefix(&format!("{name}_bucket{{le=\"")).and_then(|rest| rest.split_once("\","))
+        else {
+            continue;
+        };
+        assert!(last.get(rest).is_none_or(|before| before <= value), "{sample}");
+        last.insert(rest, *value);
+        if bound == "+Inf" {
+            let count = format!("{name}_count{{{rest}");
+            assert!(family.samples.iter().any(|(sample, found)| *sample == count && same(*found, *value)), "{count}");
+        }
+    }
+    assert!(!last.is_empty());
+}
+
+struct Two;
+
+impl Figures for Two {
+    fn read(&self) -> Vec<Figure> {
+        let values = ["one", "other"].map(|name| (vec![("controller", name)], 7)).into();
+        vec![Figure { name: "driver_events".to_owned(), help: "Events read", counter: true, values }]
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_well_formed_and_their_labels_bounded() {
+    let api = Harness::new().await;
+    api.server.set_figures(Arc::new(Two));
+    api.post(&configmaps(""), &configmap("a")).await.expect(201);
+    let _watch = api.lines(&configmaps("?watch=1")).await;
+    // What callers make up becomes no label.
+    for path in ["/made/up", "/apis/made.up/v1/things", &configmaps("/made-up"), &sessions("/made-up/log")] {
+        assert!(api.get(path).await.status.is_client_error(), "{path}");
+    }
+    let answer = api.get("/metrics").await;
+    assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = String::from_utf8(answer.bytes.to_vec()).unwrap();
+    assert!(!text.contains("made"), "{text}");
+    let families = parse(&text);
+    for (name, family) in &families {
+        check(name, family);
+    }
+    check_histogram("mainstay_request_duration_seconds", &families["mainstay_request_duration_seconds"]);
+    let value = |family: &str, sample: &str| {
+        families[family].samples.iter().find(|(found, _)| found == sample).unwrap_or_else(|| panic!("{sample}")).1
+    };
+    let created = "mainstay_requests_total{verb=\"create\",group=\"\",resource=\"configmaps\",code=\"201\"}";
+    assert!(same(value("mainstay_requests", created), 1.0));
+    let events = "mainstay_driver_events_total{controller=\"other\"}";
+    assert!(same(value("mainstay_driver_events", events), 7.0));
+    assert!(value("mainstay_store_commits", "mainstay_store_commits_total") >= 2.0);
+    assert!(same(value("mainstay_open_streams", "mainstay_open_streams"), 1.0));
+    assert!(same(value("mainstay_build_info", "mainstay_build_info{version=\"0.1.0\"}"), 1.0));
+}
