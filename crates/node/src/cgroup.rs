@@ -225,6 +225,14 @@ fn kill_in(dir: &Path) {
     }
 }
 
+/// Removes the directories of `instance` in which no sandbox's is: a shim that was killed between making the one and the
+/// other leaves it so. A shim that is between the two now makes it anew.
+pub fn remove_empty(instance: &str) {
+    for hierarchy in mounted().unwrap_or_default() {
+        std::fs::remove_dir(hierarchy.dir.join(TOP).join(instance)).ok();
+    }
+}
+
 /// Cgroup directories of `instance` on this host: what is left of sandboxes nobody knows any more shows here.
 pub fn of_instance(instance: &str) -> Vec<(String, PathBuf)> {
     let tops = mounted().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.dir.join(TOP).join(instance));

@@ -90,14 +90,15 @@ pub(super) async fn end_kept(
 async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<(), AgentError> {
     let work = shared.clone();
     let swept = shared.blocking(move || {
+        let mut dead = Vec::new();
         for (uid, cgroup) in work.sandboxes.left_over(&work.instance) {
             let live = !is_plain(&uid) || matches!(work.sandboxes.look(&work.layout.run(&uid))?, Look::Live(_));
             if !live {
                 tracing::info!(pod = uid, cgroup = %cgroup.display(), "removing a cgroup that no shim answers for");
-                work.sandboxes.sweep(&[cgroup])?;
+                dead.push(cgroup);
             }
         }
-        Ok::<_, std::io::Error>(())
+        work.sandboxes.sweep(&work.instance, &dead)
     });
     swept.await?.during("remove cgroups that nobody answers for")
 }

@@ -50,11 +50,12 @@ pub trait Sandboxes: fmt::Debug + Send + Sync + 'static {
     /// What the host still has of sandboxes of this data directory, by the uid of the Pod: their cgroups.
     fn left_over(&self, instance: &str) -> Vec<(String, PathBuf)>;
 
-    /// Ends and removes what [`Sandboxes::left_over`] found. Blocking, with a bound.
+    /// Ends and removes what [`Sandboxes::left_over`] found, and what all sandboxes of this data directory shared if
+    /// none is there any more. Blocking, with a bound.
     ///
     /// # Errors
     /// When it does not become empty in time.
-    fn sweep(&self, cgroups: &[PathBuf]) -> io::Result<()>;
+    fn sweep(&self, instance: &str, cgroups: &[PathBuf]) -> io::Result<()>;
 
     /// Waits until no shim holds the run directory.
     fn gone(&self, run_dir: PathBuf) -> BoxFuture<'static, ()>;
@@ -99,8 +100,10 @@ impl Sandboxes for Shims {
         cgroup::of_instance(instance)
     }
 
-    fn sweep(&self, cgroups: &[PathBuf]) -> io::Result<()> {
-        cgroup::remove_all(cgroups)
+    fn sweep(&self, instance: &str, cgroups: &[PathBuf]) -> io::Result<()> {
+        cgroup::remove_all(cgroups)?;
+        cgroup::remove_empty(instance);
+        Ok(())
     }
 
     fn gone(&self, run_dir: PathBuf) -> BoxFuture<'static, ()> {

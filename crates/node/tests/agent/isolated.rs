@@ -54,6 +54,31 @@ async fn nothing_is_left_of_a_sandbox_whose_shim_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_shim_that_was_killed_before_it_noted_its_cgroups() {
+    let mut bench = Bench::isolated();
+    let uid = bench.api.create(pod("fix-1", "exec sleep 60"));
+    bench.ready("fix-1").await;
+    let run_dir = bench.run_dir(&uid);
+    let state = record::read_state(&run_dir).unwrap().unwrap();
+    let above: Vec<_> = state.cgroups.iter().map(|cgroup| cgroup.parent().unwrap().to_owned()).collect();
+    bench.stop().await;
+    std::fs::remove_file(run_dir.join(record::STATE)).unwrap();
+    kill_process(Pid::from_raw(state.shim_pid).unwrap(), Signal::KILL).unwrap();
+    bench.start();
+    assert_eq!(bench.finished("fix-1").await["reason"], "Lost");
+    eventually("no cgroups", || above.iter().all(|dir| !dir.exists()).then_some(())).await;
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+    // Of one that was killed earlier still.
+    bench.stop().await;
+    for dir in &above {
+        std::fs::create_dir(dir).unwrap();
+    }
+    bench.start();
+    eventually("no cgroups", || above.iter().all(|dir| !dir.exists()).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_pods_never_share_a_uid_range() {
     let bench = Bench::isolated();
     let uids = ["fix-1", "fix-2"].map(|name| bench.api.create(pod(name, "sleep 60")));

@@ -1,5 +1,7 @@
 //! The effects of a plan, one each.
 
+use std::path::PathBuf;
+
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use mainstay_api::names::NODE_FINALIZER;
@@ -222,9 +224,8 @@ impl Worker {
     async fn release(&mut self, seen: &Observed) -> Result<(), AgentError> {
         (self.relay, self.life) = (None, None);
         // A shim that could still do so has removed them itself.
-        if let Look::Unrecorded(Some(state)) = &seen.look {
-            let (sandboxes, cgroups) = (self.shared.sandboxes.clone(), state.cgroups.clone());
-            self.shared.blocking(move || sandboxes.sweep(&cgroups)).await?.during("remove a lost sandbox's cgroups")?;
+        if let Look::Unrecorded(state) = &seen.look {
+            self.sweep(state.as_ref().map_or_else(Vec::new, |state| state.cgroups.clone())).await?;
         }
         let layout = &self.shared.layout;
         remove_dir(&layout.pod(&self.uid)).during("remove socket and token")?;
@@ -233,6 +234,17 @@ impl Worker {
         self.shared.ranges.let_go(&self.uid);
         self.shared.ranges.forget(&self.uid);
         Ok(())
+    }
+
+    /// Removes the cgroups of a lost sandbox: those that its shim noted, and those that it had no time to note.
+    async fn sweep(&self, mut cgroups: Vec<PathBuf>) -> Result<(), AgentError> {
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let swept = self.shared.blocking(move || {
+            let found = shared.sandboxes.left_over(&shared.instance);
+            cgroups.extend(found.into_iter().filter(|(pod, _)| *pod == uid).map(|(_, cgroup)| cgroup));
+            shared.sandboxes.sweep(&shared.instance, &cgroups)
+        });
+        swept.await?.during("remove a lost sandbox's cgroups")
     }
 
     async fn clean_up(&mut self, seen: &Observed) -> Result<(), AgentError> {
