@@ -1,9 +1,8 @@
 //! The figures of docs/benchmarks.md: real processes, default isolation, TLS, rights, a real disk, and floors beside them.
 //!
-//!     cargo bench --profile release -p mainstay --bench figures -- [NAME...] [--runs N] [--patience SECONDS]
-//!
-//! `MAINSTAY_BENCH_EXE` names another program to measure, such as the one that is shipped. Data goes below `TMPDIR`.
-#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+//! `scripts/bench [NAME...] [--runs N] [--patience SECONDS]` builds and runs it: the table goes to standard output, what
+//! happens meanwhile to standard error. `MAINSTAY_BENCH_EXE` names the program to measure. Data goes below `TMPDIR`.
+#![expect(clippy::print_stderr, reason = "a bench tells what it sees")]
 
 #[path = "figures/creates.rs"]
 mod creates;
@@ -21,13 +20,19 @@ mod link;
 mod sessions;
 #[path = "figures/stage.rs"]
 mod stage;
+#[path = "figures/table.rs"]
+mod table;
 #[path = "figures/watch.rs"]
 mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mainstay_testkit::bench::{Sample, machine, wait_quiet};
+use anyhow::ensure;
+use mainstay_testkit::bench::{machine, wait_quiet};
+
+/// All benches, in the order in which they run.
+const NAMES: [&str; 8] = ["floors", "at-once", "life", "first-message", "creates", "watch", "driver", "footprint"];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -51,7 +56,10 @@ impl Plan {
                 "--patience" => {
                     plan.patience = Duration::from_secs(arguments.next().map_or(Ok(0), |text| text.parse())?);
                 }
-                name => plan.names.push(name.to_owned()),
+                name => {
+                    ensure!(NAMES.contains(&name), "no bench {name:?}; there are {}", NAMES.join(", "));
+                    plan.names.push(name.to_owned());
+                }
             }
         }
         Ok(plan)
@@ -83,37 +91,30 @@ fn main() -> anyhow::Result<()> {
             .block_on(echo::serve());
     }
     let plan = Plan::read()?;
-    let dir = std::env::temp_dir();
-    println!("machine: {}", machine(&dir));
-    println!("program: {}", plan.exe.display());
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    println!("load: {}", load.trim());
-    let runtime = clients()?;
-    for name in ["floors", "at-once", "life", "first-message", "creates", "watch", "footprint"] {
-        if !plan.wants(name) {
-            continue;
-        }
-        println!("\n== {name}");
-        match name {
-            "floors" => runtime.block_on(floors::run(&plan))?,
-            "at-once" => runtime.block_on(sessions::at_once(&plan))?,
-            "life" => runtime.block_on(sessions::life(&plan))?,
-            "first-message" => runtime.block_on(sessions::first_message(&plan))?,
-            "creates" => runtime.block_on(creates::run(&plan))?,
-            "watch" => runtime.block_on(watch::run(&plan))?,
-            _ => runtime.block_on(footprint::run(&plan))?,
+    eprintln!("machine: {}", machine(&std::env::temp_dir()));
+    eprintln!("program: {}", plan.exe.display());
+    eprintln!("load: {}", std::fs::read_to_string("/proc/loadavg")?.trim());
+    let (runtime, mut failed) = (clients()?, Vec::new());
+    table::head();
+    for name in NAMES.into_iter().filter(|name| plan.wants(name)) {
+        eprintln!("\n== {name}");
+        let done = match name {
+            "floors" => runtime.block_on(floors::run(&plan)),
+            "at-once" => runtime.block_on(sessions::at_once(&plan)),
+            "life" => runtime.block_on(sessions::life(&plan)),
+            "first-message" => runtime.block_on(sessions::first_message(&plan)),
+            "creates" => runtime.block_on(creates::run(&plan)),
+            "watch" => runtime.block_on(watch::run(&plan)),
+            // The driver and its API share a process, on threads as many as there are cores.
+            "driver" => tokio::runtime::Runtime::new()?.block_on(driver::run(&plan)),
+            _ => runtime.block_on(footprint::run(&plan)),
+        };
+        // The others' figures are worth having all the same.
+        if let Err(error) = done {
+            eprintln!("{name} failed: {error:#}");
+            failed.push(name);
         }
     }
-    if plan.wants("driver") {
-        println!("\n== driver");
-        // The driver and its API share a process, on threads as many as there are cores.
-        tokio::runtime::Runtime::new()?.block_on(driver::run(&plan))?;
-    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
-}
-
-/// One measured figure, of the runs.
-pub(crate) fn say(what: &str, unit: &str, runs: &[f64]) {
-    let sample: Sample = runs.iter().copied().collect();
-    println!("{what}: {sample} {unit}, {} runs", sample.len());
 }

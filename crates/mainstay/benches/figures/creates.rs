@@ -10,43 +10,85 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::link::{Access, Link};
-use crate::{Plan, echo, floors, say};
+use crate::table::{Aim, Floor, Row};
+use crate::{Plan, echo, floors};
 
 pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const SPAN: Duration = Duration::from_secs(3);
 
+/// What the runs at one number of clients gave.
+#[derive(Default)]
+struct Runs {
+    creates: Vec<f64>,
+    server: Vec<f64>,
+    clients: Vec<f64>,
+    echoes: Vec<f64>,
+    rows: Vec<f64>,
+}
+
 /// Creates at 1, 16 and 64 clients; beside them an echo through the same HTTP and TLS, and plain SQLite.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
-    let mut rates: [Vec<f64>; 3] = Default::default();
-    let mut echoes: [Vec<f64>; 3] = Default::default();
-    let (mut syncs, mut inserts) = (Vec::new(), Vec::new());
+    let mut runs: [Runs; 3] = Default::default();
+    let (mut syncs, mut others) = (Vec::new(), Vec::new());
     for _ in 0..plan.runs(5) {
-        let busy = plan.settle().await;
+        others.push(plan.settle().await);
         let server = Server::start(&plan.exe)?;
         let access = Access::of(&server.kubeconfig())?;
         let pid = server.pid().context("a server")?;
         load(&access, pid, 16, Duration::from_secs(1), "warm").await?;
-        let sync = fdatasync(server.scratch(), 500)?;
-        println!("  fdatasync p50 {:.3} ms; others {busy:.0} %", sync.median());
-        for (at, clients) in CLIENTS.into_iter().enumerate() {
-            rates[at].push(load(&access, pid, clients, SPAN, &format!("c{clients}")).await?);
+        syncs.push(fdatasync(server.scratch(), 500)?.median());
+        for (runs, clients) in runs.iter_mut().zip(CLIENTS) {
+            let rate = load(&access, pid, clients, SPAN, &format!("c{clients}")).await?;
+            runs.creates.push(rate.per_second);
+            runs.server.push(rate.server);
+            runs.clients.push(rate.clients);
         }
         drop(server);
         let peer = echo::Peer::start()?;
-        for (at, clients) in CLIENTS.into_iter().enumerate() {
-            echoes[at].push(load(&peer.access, peer.pid(), clients, Duration::from_secs(1), "echo").await?);
+        for (runs, clients) in runs.iter_mut().zip(CLIENTS) {
+            runs.echoes.push(load(&peer.access, peer.pid(), clients, Duration::from_secs(1), "echo").await?.per_second);
+            runs.rows.push(floors::sqlite(u32::try_from(clients)?)?);
         }
-        syncs.push(sync.median());
-        inserts.push(floors::sqlite(1)?);
     }
-    for (at, clients) in CLIENTS.into_iter().enumerate() {
-        say(&format!("creates, {clients} clients"), "per s", &rates[at]);
-        say(&format!("floor, echo of the same bytes, {clients} clients"), "per s", &echoes[at]);
+    for ((runs, clients), aim) in runs.iter().zip(CLIENTS).zip([1_500.0, 8_000.0, 10_000.0]) {
+        runs.row(clients, aim, &syncs, &others);
     }
-    say("floor, fdatasync p50", "ms", &syncs);
-    say("floor, SQLite, one row per commit, one thread", "per s", &inserts);
     Ok(())
+}
+
+impl Runs {
+    fn row(&self, clients: usize, aim: f64, syncs: &[f64], others: &[f64]) {
+        let median = |runs: &[f64]| runs.iter().copied().collect::<Sample>().median();
+        let bound = format!(
+            "CPU of a create: {:.0} us in the server, {:.0} us in the clients, on the same two cores; then the disk's sync",
+            median(&self.server),
+            median(&self.clients),
+        );
+        let rows = format!("SQLite, {clients} rows a commit");
+        Row {
+            what: &format!("creates of 1 KB ConfigMaps, durable, over HTTPS, {clients} clients"),
+            aim: Aim::AtLeast(aim),
+            unit: "per s",
+            runs: &self.creates,
+            floors: &[
+                Floor { what: "echo over the same HTTP/2 and TLS", unit: "per s", runs: &self.echoes },
+                Floor { what: &rows, unit: "per s", runs: &self.rows },
+                Floor { what: "fdatasync p50", unit: "ms", runs: syncs },
+            ],
+            bound: &bound,
+            others,
+            bench: "creates",
+        }
+        .print();
+    }
+}
+
+/// Creates per second, and microseconds of CPU that each took.
+struct Rate {
+    per_second: f64,
+    server: f64,
+    clients: f64,
 }
 
 /// A ConfigMap of 1 KB.
@@ -55,8 +97,8 @@ pub(crate) fn map(name: &str) -> String {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": data }).to_string()
 }
 
-/// So many clients, each with a connection of its own and one request at a time; creates per second.
-async fn load(access: &Access, pid: u32, clients: usize, span: Duration, label: &str) -> anyhow::Result<f64> {
+/// So many clients, each with a connection of its own and one request at a time.
+async fn load(access: &Access, pid: u32, clients: usize, span: Duration, label: &str) -> anyhow::Result<Rate> {
     let mut links = Vec::new();
     for _ in 0..clients {
         links.push(access.connect().await?);
@@ -75,15 +117,20 @@ async fn load(access: &Access, pid: u32, clients: usize, span: Duration, label: 
     let sample = Sample::of_times(times);
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let count = sample.len() as f64;
-    println!(
+    let rate = Rate {
+        per_second: count / took,
+        server: (usage(pid)?.cpu - before) * 1e6 / count,
+        clients: (usage(std::process::id())?.cpu - ours) * 1e6 / count,
+    };
+    eprintln!(
         "  {label}, {clients} clients: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms; CPU of the server {:.0} us, of the clients {:.0} us",
-        count / took,
+        rate.per_second,
         sample.median(),
         sample.percentile(99.0),
-        (usage(pid)?.cpu - before) * 1e6 / count,
-        (usage(std::process::id())?.cpu - ours) * 1e6 / count,
+        rate.server,
+        rate.clients,
     );
-    Ok(count / took)
+    Ok(rate)
 }
 
 async fn client_loop(mut link: Link, prefix: String, began: Instant, span: Duration) -> anyhow::Result<Vec<Duration>> {

@@ -6,14 +6,15 @@ use mainstay_testkit::bench::{bubblewrap, fdatasync, spawn};
 use rusqlite::Connection;
 use tokio::time::Instant;
 
-use crate::{Plan, say};
+use crate::Plan;
+use crate::table::{Aim, Row};
 
 /// All of them.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
-    let (mut syncs, mut starts, mut boxes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut syncs, mut starts, mut boxes, mut others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut inserts: [Vec<f64>; 3] = Default::default();
     for _ in 0..plan.runs(5) {
-        plan.settle().await;
+        others.push(plan.settle().await);
         let dir = tempfile::tempdir()?;
         syncs.push(fdatasync(dir.path(), 500)?.median());
         starts.push(spawn(100)?.median());
@@ -22,11 +23,16 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
             inserts[at].push(sqlite(rows)?);
         }
     }
-    say("fdatasync of a 4 KB append, p50", "ms", &syncs);
-    say("fork+exec of true, p50", "ms", &starts);
-    say("bubblewrap, start to end, p50", "ms", &boxes);
+    let row = |what: &str, unit: &str, runs: &[f64]| {
+        Row { what, aim: Aim::None, unit, runs, floors: &[], bound: "", others: &others, bench: "floors" }.print();
+    };
+    row("floor: fdatasync of a 4 KB append, p50", "ms", &syncs);
+    row("floor: fork and exec of `true`, p50", "ms", &starts);
+    if !boxes.is_empty() {
+        row("peer: `true` in bubblewrap, start to end, p50", "ms", &boxes);
+    }
     for (at, rows) in [1, 16, 64].into_iter().enumerate() {
-        say(&format!("SQLite WAL FULL, 1 KB rows, {rows} per commit"), "rows/s", &inserts[at]);
+        row(&format!("floor: SQLite WAL FULL, rows of 1 KB, {rows} per commit"), "per s", &inserts[at]);
     }
     Ok(())
 }

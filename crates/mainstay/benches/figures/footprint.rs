@@ -9,9 +9,10 @@ use mainstay_testkit::bench::{spawn, usage};
 use mainstay_testkit::server::Server;
 use tokio::time::{Instant, sleep};
 
+use crate::Plan;
 use crate::creates::{MAPS, map};
 use crate::link::Access;
-use crate::{Plan, say};
+use crate::table::{Aim, Floor, Row};
 
 const OBJECTS: usize = 10_000;
 /// Until memory is looked at.
@@ -26,24 +27,26 @@ struct Runs {
     loaded: Vec<f64>,
     reloaded: Vec<f64>,
     bare: Vec<f64>,
+    others: Vec<f64>,
 }
 
 /// All of it.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
     let mut runs = Runs::default();
     for _ in 0..plan.runs(5) {
-        let busy = plan.settle().await;
+        runs.others.push(plan.settle().await);
         runs.one(plan).await?;
-        println!("  others {busy:.0} %");
     }
-    say("start to ready, fresh directory", "ms", &runs.fresh);
-    say("start to ready, again", "ms", &runs.again);
-    say("start to ready, with 10,000 objects", "ms", &runs.full);
-    say("floor, fork+exec of true", "ms", &runs.bare);
-    say("resident, idle", "MB", &runs.idle);
-    say("resident, after the creates of 10,000 x 1 KB", "MB", &runs.loaded);
-    say("resident, started with 10,000 x 1 KB", "MB", &runs.reloaded);
-    sizes(plan)
+    let starting = "generation of keys and certificates when fresh, the store's open, the kinds' schemas";
+    runs.row("start to ready, fresh directory", 200.0, &runs.fresh, starting);
+    runs.row("start to ready, again", 200.0, &runs.again, "the store's open, the kinds' schemas, the first lists");
+    runs.row("start to ready, with 10,000 objects of 1 KB", 200.0, &runs.full, "reading all objects into memory");
+    let idle = "code and tables in use, the store's cache";
+    runs.row("resident, idle", 40.0, &runs.idle, idle);
+    let loaded = "objects and the watch log, in memory once each";
+    runs.row("resident, after the creates of 10,000 x 1 KB", 80.0, &runs.loaded, loaded);
+    runs.row("resident, started with 10,000 x 1 KB", 80.0, &runs.reloaded, "the objects, in memory once");
+    sizes(plan, &runs.others)
 }
 
 impl Runs {
@@ -63,7 +66,7 @@ impl Runs {
         let reloaded = usage(server.pid().context("a server")?)?;
         self.reloaded.push(reloaded.resident);
         self.bare.push(spawn(100)?.median());
-        println!(
+        eprintln!(
             "  fresh {:.0} ms, full {:.0} ms; resident {:.1} MB loaded ({:.1} anonymous), {:.1} MB restarted ({:.1} anonymous)",
             self.fresh.last().unwrap_or(&f64::NAN),
             self.full.last().unwrap_or(&f64::NAN),
@@ -73,6 +76,16 @@ impl Runs {
             reloaded.anonymous,
         );
         server.stop()
+    }
+}
+
+impl Runs {
+    fn row(&self, what: &str, aim: f64, runs: &[f64], bound: &str) {
+        let floor = [Floor { what: "fork and exec of `true`", unit: "ms", runs: &self.bare }];
+        let timed = what.starts_with("start");
+        let (unit, floors) = if timed { ("ms", &floor[..]) } else { ("MB", &[][..]) };
+        Row { what, aim: Aim::AtMost(aim), unit, runs, floors, bound, others: &self.others, bench: "footprint" }
+            .print();
     }
 }
 
@@ -95,7 +108,7 @@ async fn fill(access: &Access) -> anyhow::Result<()> {
 }
 
 /// Sizes of the program as it is measured, without its symbols, and as it is shipped if that was built.
-fn sizes(plan: &Plan) -> anyhow::Result<()> {
+fn sizes(plan: &Plan, others: &[f64]) -> anyhow::Result<()> {
     let megabytes = |path: &std::path::Path| -> anyhow::Result<f64> {
         let bytes = u32::try_from(std::fs::metadata(path)?.len() / 1_000)?;
         Ok(f64::from(bytes) / 1e3)
@@ -104,10 +117,18 @@ fn sizes(plan: &Plan) -> anyhow::Result<()> {
     let stripped = dir.path().join("stripped");
     let done = Command::new("strip").arg("-o").arg(&stripped).arg(&plan.exe).status()?;
     anyhow::ensure!(done.success(), "strip ended with {done}");
-    println!("binary: {:.1} MB, stripped {:.1} MB", megabytes(&plan.exe)?, megabytes(&stripped)?);
-    let shipped = plan.exe.parent().and_then(std::path::Path::parent).context("a target")?.join("dist/mainstay");
+    let row = |what: &str, aim: Aim, size: f64| {
+        let bound = "code of the TLS, SQLite and Kubernetes crates";
+        Row { what, aim, unit: "MB", runs: &[size], floors: &[], bound, others, bench: "footprint" }.print();
+    };
+    row("binary as measured, stripped", Aim::None, megabytes(&stripped)?);
+    let shipped = plan.exe.ancestors().nth(2).context("a target")?.join("dist/mainstay");
     if shipped.exists() {
-        println!("binary, as it is shipped (profile dist): {:.1} MB", megabytes(&shipped)?);
+        row(
+            "binary as it is shipped (`cargo build --profile dist -p mainstay`)",
+            Aim::AtMost(40.0),
+            megabytes(&shipped)?,
+        );
     }
     Ok(())
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use http::Method;
-use mainstay_testkit::bench::{Sample, bubblewrap, fdatasync, spawn, usage};
+use mainstay_testkit::bench::{Busy, Sample, bubblewrap, fdatasync, spawn, usage};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use crate::Plan;
 use crate::stage::{SESSIONS, Stage, next, session};
-use crate::{Plan, say};
+use crate::table::{Aim, Floor, Row};
 
 /// Sessions created at once.
 const AT_ONCE: usize = 30;
@@ -21,39 +22,55 @@ const ALIVE: usize = 50;
 const FIRST: usize = 200;
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// 30 sessions created at once, until the last is Running; and with a workspace size that no sandbox ever had.
+/// 30 sessions created at once, until the last is Running: with a workspace size that no sandbox ever had, so that nothing
+/// is there before the sessions; and with the usual size, whose empty file system the node agent keeps as a template.
 pub(crate) async fn at_once(plan: &Plan) -> anyhow::Result<()> {
     for (what, spec) in [
-        ("30 sessions created -> all Running", json!({})),
-        ("the same, first use of a workspace size", json!({ "workspace": { "size": "640Mi" } })),
+        ("30 sessions created -> all Running, cold", json!({ "workspace": { "size": "640Mi" } })),
+        ("the same, the workspace's file system made ahead", json!({})),
     ] {
-        let (mut all, mut floors, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut bare, mut boxed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut cpu, mut machine, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..plan.runs(5) {
-            let busy = plan.settle().await;
+            others.push(plan.settle().await);
             let mut stage = Stage::open(&plan.exe, &["/bin/sleep", "600"]).await?;
-            let (times, cpu) = running(&mut stage, &spec).await?;
+            let before = Busy::now();
+            let (times, used) = running(&mut stage, &spec).await?;
+            machine.push(Busy::now().percent_since(before));
             stage.check_isolation().await?;
             stage.close().await?;
-            let bare = spawn(AT_ONCE)?;
-            let boxed = bubblewrap(AT_ONCE)?.unwrap_or_default();
-            println!(
-                "  all {:.0} ms (first {:.0}, half {:.0}), server {cpu:.0} ms of CPU; {AT_ONCE} x fork+exec {:.0} ms, x bwrap \
-                 {:.0} ms; others {busy:.0} %",
-                times.max(),
-                times.min(),
-                times.median(),
-                bare.mean() * 30.0,
-                boxed.mean() * 30.0,
-            );
+            cpu.push(used);
             all.push(times.max());
-            floors.push(bare.mean() * 30.0);
-            starts.push(boxed.mean() * 30.0);
+            bare.push(spawn(AT_ONCE)?.mean() * 30.0);
+            boxed.extend(bubblewrap(AT_ONCE)?.map(|sample| sample.mean() * 30.0));
+            let (first, half) = (times.min(), times.median());
+            eprintln!("  all {:.0} ms (first {first:.0}, half {half:.0}), server {used:.0} ms of CPU", times.max());
         }
-        say(what, "ms", &all);
-        say("floor, 30 x fork+exec of true, one after the other", "ms", &floors);
-        say("peer, 30 x bubblewrap, one after the other", "ms", &starts);
+        let bound = format!(
+            "CPU: both cores {:.0} % busy (mounts, namespaces, cgroups, two execs a sandbox); {:.0} ms of it in the server",
+            median(&machine),
+            median(&cpu)
+        );
+        Row {
+            what,
+            aim: Aim::AtMost(300.0),
+            unit: "ms",
+            runs: &all,
+            floors: &[
+                Floor { what: "30 x fork and exec of `true`, in turn", unit: "ms", runs: &bare },
+                Floor { what: "30 x bubblewrap, in turn", unit: "ms", runs: &boxed },
+            ],
+            bound: &bound,
+            others: &others,
+            bench: "at-once",
+        }
+        .print();
     }
     Ok(())
+}
+
+fn median(runs: &[f64]) -> f64 {
+    runs.iter().copied().collect::<Sample>().median()
 }
 
 /// Times from the first create to each session's Running; and the server's CPU time.
@@ -81,36 +98,48 @@ async fn running(stage: &mut Stage, spec: &Value) -> anyhow::Result<(Sample, f64
 
 /// Whole lives: created, Running, Completed, deleted, gone; so many alive at a time.
 pub(crate) async fn life(plan: &Plan) -> anyhow::Result<()> {
-    let (mut rates, mut floors) = (Vec::new(), Vec::new());
+    let (mut rates, mut floors, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut machine, mut memory, mut others) = (Vec::new(), [const { Vec::new() }; 3], Vec::new());
     for _ in 0..plan.runs(3) {
-        let busy = plan.settle().await;
+        others.push(plan.settle().await);
         let stage = Stage::open(&plan.exe, &["/bin/echo", "done"]).await?;
         let pid = stage.server.pid().context("a server")?;
         let mut lives = Lives { memory: Vec::new(), ended: Vec::new(), failed: 0, gone: 0, begun: HashMap::new() };
-        let (began, cpu) = (Instant::now(), usage(pid)?.cpu);
+        let (began, before, busy) = (Instant::now(), usage(pid)?.cpu, Busy::now());
         lives.run(&stage, pid).await?;
         let took = began.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let (count, cpu) = (LIVES as f64, usage(pid)?.cpu - cpu);
-        let (bare, ended) = (spawn(100)?, Sample::of_times(lives.ended.iter().copied()));
-        println!(
-            "  {:.1} sessions/s, {} errors, resident {} MB at start, middle, end; server {:.1} ms of CPU a session; \
-             to Completed p50 {:.0} ms p99 {:.0} ms; fork+exec {:.2} ms; others {busy:.0} %",
+        let count = LIVES as f64;
+        rates.push(count / took);
+        cpu.push((usage(pid)?.cpu - before) * 1e3 / count);
+        machine.push(Busy::now().percent_since(busy));
+        floors.push(1e3 / spawn(100)?.median());
+        let ended = Sample::of_times(lives.ended.iter().copied());
+        eprintln!(
+            "  {:.1} sessions/s, {} errors, resident {:.1?} MB at start, middle, end; to Completed p50 {:.0} ms p99 {:.0} ms",
             count / took,
             lives.failed,
-            lives.memory.iter().map(|mb| format!("{mb:.1}")).collect::<Vec<_>>().join(", "),
-            cpu * 1e3 / count,
+            lives.memory,
             ended.median(),
             ended.percentile(99.0),
-            bare.median(),
         );
         ensure!(lives.failed == 0, "sessions failed:\n{}", stage.server.log_text());
-        rates.push(count / took);
-        floors.push(1e3 / bare.median());
+        memory.iter_mut().zip(lives.memory).for_each(|(runs, resident)| runs.push(resident));
         stage.close().await?;
     }
-    say("1,000 whole lives, 50 at a time", "sessions/s", &rates);
-    say("floor, fork+exec of true, one after the other", "per s", &floors);
+    let bound = format!(
+        "CPU: both cores {:.0} % busy, {:.1} ms of a session's in the server, the rest in its sandbox; no session failed",
+        median(&machine),
+        median(&cpu)
+    );
+    let row = |what: &str, aim: Aim, unit: &str, runs: &[f64], floors: &[Floor<'_>], bound: &str| {
+        Row { what, aim, unit, runs, floors, bound, others: &others, bench: "life" }.print();
+    };
+    let floors = [Floor { what: "fork and exec of `true`, in turn", unit: "per s", runs: &floors }];
+    row("1,000 sessions, whole life, trivial agent, 50 at once", Aim::AtLeast(50.0), "per s", &rates, &floors, &bound);
+    for (when, runs) in ["at the start", "in the middle", "at the end"].into_iter().zip(&memory) {
+        row(&format!("the server's resident memory, {when}"), Aim::None, "MB", runs, &[], "history kept for watchers");
+    }
     Ok(())
 }
 
@@ -165,16 +194,17 @@ fn request(stage: &Stage, method: Method, path: String, body: String) {
     let mut link = stage.link.clone();
     drop(stage.access.tasks().spawn("request", async move {
         if let Err(error) = link.send(method, &path, body).await {
-            println!("  refused: {error:#}");
+            eprintln!("  refused: {error:#}");
         }
     }));
 }
 
 /// From the create's first byte to the agent's first message in a reader's hands, sessions one after the other.
 pub(crate) async fn first_message(plan: &Plan) -> anyhow::Result<()> {
-    let (mut middle, mut tail, mut syncs, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut middle, mut tail, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut syncs, mut starts) = (Vec::new(), Vec::new());
     for _ in 0..plan.runs(5) {
-        let busy = plan.settle().await;
+        others.push(plan.settle().await);
         let mut stage = Stage::open(&plan.exe, &["/bin/echo", "hello"]).await?;
         let mut changes = stage.follow().await?;
         let mut times = Vec::new();
@@ -186,26 +216,32 @@ pub(crate) async fn first_message(plan: &Plan) -> anyhow::Result<()> {
             while next(&mut changes).await?.phase.is_some() {}
         }
         let sample = Sample::of_times(times);
-        let sync = fdatasync(stage.server.scratch(), 500)?;
-        let boxed = bubblewrap(50)?.unwrap_or_default();
-        println!(
-            "  p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms; fdatasync p50 {:.3} ms, bwrap {:.1} ms; others {busy:.0} %",
-            sample.median(),
-            sample.percentile(99.0),
-            sample.max(),
-            sync.median(),
-            boxed.median(),
-        );
+        syncs.push(fdatasync(stage.server.scratch(), 500)?.median());
+        starts.extend(bubblewrap(50)?.map(|sample| sample.median()));
+        eprintln!("  p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", sample.median(), sample.percentile(99.0), sample.max());
         middle.push(sample.median());
         tail.push(sample.percentile(99.0));
-        syncs.push(sync.median());
-        starts.push(boxed.median());
         stage.close().await?;
     }
-    say("create -> first message, p50", "ms", &middle);
-    say("create -> first message, p99", "ms", &tail);
-    say("floor, fdatasync p50", "ms", &syncs);
-    say("peer, bubblewrap start to end p50", "ms", &starts);
+    let floors = [
+        Floor { what: "bubblewrap, start to end, p50", unit: "ms", runs: &starts },
+        Floor { what: "fdatasync p50", unit: "us", runs: &syncs.iter().map(|ms| ms * 1e3).collect::<Vec<_>>() },
+    ];
+    let bound =
+        "the steps in turn: commits, the shim, the sandbox's kernel objects, the agent's exec, the message's commit";
+    for (which, aim, runs) in [("p50", 50.0, &middle), ("p99", 150.0, &tail)] {
+        Row {
+            what: &format!("create -> first message from the agent, {which} of 200"),
+            aim: Aim::AtMost(aim),
+            unit: "ms",
+            runs,
+            floors: &floors,
+            bound,
+            others: &others,
+            bench: "first-message",
+        }
+        .print();
+    }
     Ok(())
 }
 

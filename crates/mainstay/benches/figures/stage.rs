@@ -98,7 +98,9 @@ impl Stage {
             ensure!(Instant::now() < until, "sessions did not go");
             sleep(Duration::from_millis(20)).await;
         }
-        self.server.stop()
+        // Its connections are ours to close: this thread must not wait for it and leave them unread.
+        let mut server = self.server;
+        tokio::task::spawn_blocking(move || server.stop()).await?
     }
 }
 
