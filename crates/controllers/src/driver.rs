@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::reconcile::{FencingToken, Reconciler};
 use attempt::Attempt;
 pub(crate) use attempt::{Done, Ended, outcome_of};
-pub use metrics::{Counter, Gauge, Metrics};
+pub use metrics::{Counter, Gauge, Metrics, Reading};
 pub use queue::{Moment, Outcome, Queue, Version, Wake, Woken};
 use watch::{Feed, Role};
 pub(crate) use watch::{Head, run as watch_kind};

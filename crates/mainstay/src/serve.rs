@@ -10,6 +10,7 @@
 
 pub(crate) mod args;
 mod dir;
+mod figures;
 mod log;
 mod node;
 
@@ -120,7 +121,8 @@ async fn start(base: &Base, server: &ApiServer, listener: Listener) -> anyhow::R
     let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
     let surroundings =
         Surroundings { tasks: base.tasks.clone(), clock: base.clock.clone(), fence: FencingToken(base.fence) };
-    mainstay_controllers::start(client, &surroundings, &base.registry);
+    let controllers = mainstay_controllers::start(client, &surroundings, &base.registry);
+    server.set_figures(Arc::new(figures::Controllers(controllers)));
     node::start(base, server).await.context("start the node agent")
 }
 

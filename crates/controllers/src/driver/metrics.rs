@@ -82,25 +82,40 @@ impl Metrics {
         }
     }
 
-    /// All values by name; the last three are gauges.
-    pub fn all(&self) -> [(&'static str, u64); 16] {
+    /// All of them.
+    pub fn all(&self) -> [Reading; 16] {
+        let counter = |name, help, of: &Counter| Reading { name, help, counter: true, value: of.get() };
+        let gauge = |name, help, of: &Gauge| Reading { name, help, counter: false, value: of.get() };
         [
-            ("events", self.events.get()),
-            ("queued", self.queued.get()),
-            ("coalesced", self.coalesced.get()),
-            ("ignored", self.ignored.get()),
-            ("reconciles", self.reconciles.get()),
-            ("effects", self.effects.get()),
-            ("conflicts", self.conflicts.get()),
-            ("transient", self.transient.get()),
-            ("indeterminate", self.indeterminate.get()),
-            ("terminal", self.terminal.get()),
-            ("panics", self.panics.get()),
-            ("lists", self.lists.get()),
-            ("watch_failures", self.watch_failures.get()),
-            ("keys", self.keys.get()),
-            ("waiting", self.waiting.get()),
-            ("running", self.running.get()),
+            counter("events", "Events read from watches", &self.events),
+            counter("queued", "Events that queued their key", &self.queued),
+            counter("coalesced", "Events of keys that were queued or running already", &self.coalesced),
+            counter("ignored", "Events that asked for nothing", &self.ignored),
+            counter("reconciles", "Reconciles begun", &self.reconciles),
+            counter("effects", "Effects carried out", &self.effects),
+            counter("conflicts", "Reconciles that lost a race for a write", &self.conflicts),
+            counter("transient_failures", "Reconciles that failed in a way that time may heal", &self.transient),
+            counter("indeterminate_failures", "Reconciles that failed without an answer", &self.indeterminate),
+            counter("terminal_failures", "Reconciles that failed until their object changes", &self.terminal),
+            counter("panics", "Reconciles that panicked", &self.panics),
+            counter("lists", "Full lists read", &self.lists),
+            counter("watch_failures", "Watches and lists that failed", &self.watch_failures),
+            gauge("keys", "Keys that are known", &self.keys),
+            gauge("waiting", "Keys that are queued now", &self.waiting),
+            gauge("running", "Keys that run now", &self.running),
         ]
     }
+}
+
+/// One of a driver's counters as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// It only grows.
+    pub counter: bool,
+    /// Its value.
+    pub value: u64,
 }

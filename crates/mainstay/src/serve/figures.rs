@@ -1,0 +1,46 @@
+//! What the controllers count, for the API server's `/metrics`.
+
+use std::sync::Arc;
+
+use mainstay_apiserver::metrics::{Figure, Figures};
+use mainstay_controllers::driver::Metrics;
+
+/// The counters of every controller, by its name.
+pub(super) struct Controllers(pub(super) Vec<(&'static str, Arc<Metrics>)>);
+
+impl Figures for Controllers {
+    fn read(&self) -> Vec<Figure> {
+        let mut figures: Vec<Figure> = Vec::new();
+        for (controller, metrics) in &self.0 {
+            for (at, reading) in metrics.all().into_iter().enumerate() {
+                let value = (vec![("controller", *controller)], reading.value);
+                match figures.get_mut(at) {
+                    Some(figure) => figure.values.push(value),
+                    None => figures.push(Figure {
+                        name: format!("driver_{}", reading.name),
+                        help: reading.help,
+                        counter: reading.counter,
+                        values: vec![value],
+                    }),
+                }
+            }
+        }
+        figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_controller_is_a_label_of_each_figure() {
+        let (one, other) = (Arc::new(Metrics::default()), Arc::new(Metrics::default()));
+        other.reconciles.increment();
+        let figures = Controllers(vec![("one", one), ("other", other)]).read();
+        let reconciles = figures.iter().find(|figure| figure.name == "driver_reconciles").unwrap();
+        assert!(reconciles.counter);
+        assert_eq!(reconciles.values, [(vec![("controller", "one")], 0), (vec![("controller", "other")], 1)]);
+        assert!(figures.iter().all(|figure| figure.values.len() == 2));
+    }
+}
