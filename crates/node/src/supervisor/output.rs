@@ -13,6 +13,9 @@ use super::outbox::{Message, Outbox};
 
 /// A longer line is split; each piece but the last is marked.
 const LINE_LIMIT: usize = 256 * 1024;
+/// So is one that would be longer than this as a JSON string, where a control character is six bytes: the API takes
+/// messages of up to 1 MiB.
+const ENCODED_LIMIT: usize = 960 * 1024;
 const CHUNK: usize = 16 * 1024;
 
 /// Where one stream goes.
@@ -48,7 +51,7 @@ impl Output {
                 self.send(line).await;
             }
         }
-        if let Some(line) = lines.rest() {
+        while let Some(line) = lines.rest() {
             self.send(line).await;
         }
     }
@@ -89,21 +92,23 @@ struct Lines {
 impl Lines {
     fn next(&mut self) -> Option<Line> {
         let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n').map(|at| at + self.searched);
-        match end {
-            Some(end) if end <= LINE_LIMIT => Some(self.take(end, 1, false)),
-            _ if self.buffer.len() > LINE_LIMIT => Some(self.take(character_boundary(&self.buffer), 0, true)),
-            _ => {
-                self.searched = self.buffer.len();
-                if self.buffer.is_empty() && self.buffer.capacity() > CHUNK {
-                    self.buffer = Vec::new();
-                }
-                None
+        if end.is_none() && self.buffer.len() <= LINE_LIMIT {
+            self.searched = self.buffer.len();
+            if self.buffer.is_empty() && self.buffer.capacity() > CHUNK {
+                self.buffer = Vec::new();
             }
+            return None;
         }
+        let length = end.unwrap_or(self.buffer.len());
+        let piece = piece(&self.buffer[..length]);
+        Some(if piece < length { self.take(piece, 0, true) } else { self.take(length, 1, false) })
     }
 
+    /// What is left at the end of the stream, which may be more than one piece.
     fn rest(&mut self) -> Option<Line> {
-        (!self.buffer.is_empty()).then(|| self.take(self.buffer.len(), 0, false))
+        let length = self.buffer.len();
+        let piece = piece(&self.buffer);
+        (length > 0).then(|| self.take(piece, 0, piece < length))
     }
 
     fn take(&mut self, length: usize, skipped: usize, split: bool) -> Line {
@@ -116,10 +121,26 @@ impl Lines {
     }
 }
 
-/// The last position up to the limit that is not within a UTF-8 character.
-fn character_boundary(bytes: &[u8]) -> usize {
-    let continues = |at: usize| bytes.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
-    (LINE_LIMIT - 3..=LINE_LIMIT).rev().find(|at| !continues(*at)).unwrap_or(LINE_LIMIT)
+/// How much of a line one message can take: all of it, or up to a character's beginning.
+fn piece(line: &[u8]) -> usize {
+    let mut encoded = 0;
+    let too_much = |(at, byte): (usize, &u8)| {
+        encoded += encoded_size(*byte);
+        (at == LINE_LIMIT || encoded > ENCODED_LIMIT).then_some(at)
+    };
+    let Some(end) = line.iter().enumerate().find_map(too_much) else { return line.len() };
+    let continues = |at: &usize| line.get(*at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    (end.saturating_sub(3)..=end).rev().find(|at| !continues(at)).unwrap_or(end)
+}
+
+/// Bytes of a byte in a JSON string, at most: what is no text becomes a character of three.
+const fn encoded_size(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | 0x08 | b'\t' | b'\n' | 0x0c | b'\r' => 2,
+        0..0x20 => 6,
+        0x80.. => 3,
+        _ => 1,
+    }
 }
 
 #[cfg(test)]
@@ -129,7 +150,7 @@ mod tests {
     fn cut(input: &[u8]) -> Vec<Line> {
         let mut lines = Lines { buffer: input.to_vec(), ..Lines::default() };
         let mut got: Vec<_> = std::iter::from_fn(|| lines.next()).collect();
-        got.extend(lines.rest());
+        got.extend(std::iter::from_fn(|| lines.rest()));
         got
     }
 
@@ -147,5 +168,19 @@ mod tests {
         let joined: String = got[..3].iter().map(|line| line.text.as_str()).collect();
         assert_eq!(joined, format!("x{text}"));
         assert_eq!(got[3].text, "end");
+    }
+    #[test]
+    fn no_piece_is_longer_as_json_than_the_api_takes() {
+        for (byte, count) in [(0, 400_000), (0xff, 400_000), (b'"', 600_000), (b'x', 600_000)] {
+            let mut input = vec![byte; count];
+            for end in ["", "\n"] {
+                input.extend_from_slice(end.as_bytes());
+                let got = cut(&input);
+                let sizes = got.iter().map(|line| serde_json::to_string(&line.text).unwrap().len());
+                assert!(sizes.max().unwrap() < 1_000_000, "{byte}");
+                assert_eq!(got.iter().map(|line| line.text.chars().count()).sum::<usize>(), count, "{byte}");
+                assert!(got.iter().rev().skip(1).all(|line| line.split) && !got.last().unwrap().split, "{byte}");
+            }
+        }
     }
 }
