@@ -7,11 +7,12 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mainstay_node::launch::Isolation;
 
-use crate::bench::{Bench, log_text, run, start};
+use crate::bench::{Bench, EXE, log_text, run_with, start};
 
 /// Prefix of every probe: `done` says how it went.
 const PRELUDE: &str = "use Errno; sub done { my $r = shift; print $r == -1 ? \"failed: $!\" : \"worked\"; exit 0 }";
@@ -146,9 +147,14 @@ fn outside(program: &str) -> String {
 
 /// Runs the programs in one sandbox; one line of output each.
 async fn inside(bench: &Bench, programs: &[String]) -> Vec<String> {
+    inside_of(Path::new(EXE), bench, programs).await
+}
+
+/// The same with another shim.
+async fn inside_of(exe: &Path, bench: &Bench, programs: &[String]) -> Vec<String> {
     let quoted = |program: &String| format!("/usr/bin/perl -e '{PRELUDE} {}'; echo", program.replace('\'', "'\\''"));
     let script = programs.iter().map(quoted).collect::<Vec<_>>().join("; ");
-    let (record, output) = run(&bench.bare("probe", &script)).await;
+    let (record, output) = run_with(exe, &bench.bare("probe", &script)).await;
     let lines: Vec<_> = output.lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), programs.len(), "{record:?} {output}");
     lines
@@ -162,9 +168,13 @@ async fn system_calls_that_widen_a_sandbox_fail_inside() {
         assert_eq!(outside(program), "worked", "{name} outside");
     }
     let programs: Vec<_> = calls.iter().map(|(_, program)| program.clone()).collect();
-    for ((name, _), line) in calls.iter().zip(inside(&bench, &programs).await) {
-        let refused = ["failed: Operation not permitted", "failed: Function not implemented"];
-        assert!(refused.contains(&line.as_str()), "{name} inside: {line}");
+    let ordinary = Bench::new(Isolation::User);
+    let exe = ordinary.ordinary_user();
+    for lines in [inside(&bench, &programs).await, inside_of(&exe, &ordinary, &programs).await] {
+        for ((name, _), line) in calls.iter().zip(lines) {
+            let refused = ["failed: Operation not permitted", "failed: Function not implemented"];
+            assert!(refused.contains(&line.as_str()), "{name} inside: {line}");
+        }
     }
 }
 
@@ -215,8 +225,12 @@ async fn host_and_neighbours_are_out_of_reach() {
         assert_eq!(outside(program), "worked", "{name} outside");
     }
     let programs: Vec<_> = places.iter().map(|(_, program)| program.clone()).collect();
-    for ((name, _), line) in places.iter().zip(inside(&bench, &programs).await) {
-        assert!(line.starts_with("failed: "), "{name} inside: {line}");
+    let ordinary = Bench::new(Isolation::User);
+    let exe = ordinary.ordinary_user();
+    for lines in [inside(&bench, &programs).await, inside_of(&exe, &ordinary, &programs).await] {
+        for ((name, _), line) in places.iter().zip(lines) {
+            assert!(line.starts_with("failed: "), "{name} inside: {line}");
+        }
     }
 }
 
@@ -249,12 +263,15 @@ async fn sockets_of_the_host_are_out_of_reach() {
                listen($l, 1); socket(my $s, PF_INET, SOCK_STREAM, 0); done(connect($s, getsockname($l)) ? 0 : -1)";
     let mut programs: Vec<_> = probes.iter().map(|(_, program)| program.clone()).collect();
     programs.extend([away, own.to_owned()]);
-    let lines = inside(&bench, &programs).await;
-    for ((name, _), line) in probes.iter().zip(&lines) {
-        assert!(line.starts_with("failed: "), "{name} inside: {line}");
+    let ordinary = Bench::new(Isolation::User);
+    let exe = ordinary.ordinary_user();
+    for lines in [inside(&bench, &programs).await, inside_of(&exe, &ordinary, &programs).await] {
+        for ((name, _), line) in probes.iter().zip(&lines) {
+            assert!(line.starts_with("failed: "), "{name} inside: {line}");
+        }
+        assert_eq!(lines[3], "failed: Network is unreachable");
+        assert_eq!(lines[4], "worked", "a sandbox may talk to itself");
     }
-    assert_eq!(lines[3], "failed: Network is unreachable");
-    assert_eq!(lines[4], "worked", "a sandbox may talk to itself");
 }
 
 #[tokio::test]
@@ -270,7 +287,10 @@ async fn the_supervisor_is_out_of_the_agents_reach() {
     }
     let mut programs = probes("1");
     programs.push("kill(9, 1); kill(15, 1) if 0; done(kill(0, 1) ? 0 : -1)".into());
-    let lines = inside(&bench, &programs).await;
-    assert!(lines[..3].iter().all(|line| line.starts_with("failed: ")), "{lines:?}");
-    assert_eq!(lines[3], "worked", "it lives on");
+    let ordinary = Bench::new(Isolation::User);
+    let exe = ordinary.ordinary_user();
+    for lines in [inside(&bench, &programs).await, inside_of(&exe, &ordinary, &programs).await] {
+        assert!(lines[..3].iter().all(|line| line.starts_with("failed: ")), "{lines:?}");
+        assert_eq!(lines[3], "worked", "it lives on");
+    }
 }
