@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use mainstay_testkit::server::processes_naming;
@@ -17,12 +17,17 @@ const ORDINARY: u32 = 61_234;
 fn scratch() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix("demo-test-").tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    std::fs::create_dir(dir.path().join("tmp")).unwrap();
+    std::fs::create_dir(tmp(dir.path())).unwrap();
     dir
 }
 
+/// A path too long for a socket's address.
+fn tmp(scratch: &Path) -> PathBuf {
+    scratch.join("tmp".repeat(40))
+}
+
 fn demo(mut command: Command, scratch: &Path) -> Child {
-    command.env("TMPDIR", scratch.join("tmp")).env_remove("CLICOLOR_FORCE");
+    command.env("TMPDIR", tmp(scratch)).env_remove("CLICOLOR_FORCE");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -37,7 +42,7 @@ fn end(mut child: Child, mut read: String) -> (Option<i32>, String) {
 
 #[track_caller]
 fn nothing_is_left(scratch: &Path, said: &str) {
-    let tmp = scratch.join("tmp");
+    let tmp = tmp(scratch);
     let left: Vec<_> = std::fs::read_dir(&tmp).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}\n{said}");
     assert!(processes_naming(&tmp.display().to_string()).is_empty(), "{said}");
@@ -69,7 +74,7 @@ fn an_ordinary_user_sees_it_too() {
     let place = scratch();
     let exe = place.path().join("mainstay");
     std::fs::copy(EXE, &exe).unwrap();
-    chown(place.path().join("tmp"), Some(ORDINARY), Some(ORDINARY)).unwrap();
+    chown(tmp(place.path()), Some(ORDINARY), Some(ORDINARY)).unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &ORDINARY.to_string(), "--regid", &ORDINARY.to_string(), "--clear-groups"]);
     command.arg(exe).arg("demo").env("HOME", "/nonexistent").current_dir("/");

@@ -90,8 +90,7 @@ fn typed_kind() -> Option<String> {
 fn names(kind: &str) -> Vec<String> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let ask = async {
-        let flags = ServerFlags { namespace: typed_namespace(), ..ServerFlags::default() };
-        let server = Server::connect(&flags).await.ok()?;
+        let server = Server::connect(&typed_flags()).await.ok()?;
         let kinds = Kinds::discover(&server).await.ok()?;
         let info = kinds.by_word(kind).ok()?.first().copied()?.clone();
         let objects = server.all(&info.collection(Some(&server.namespace))).await.ok()?;
@@ -100,8 +99,22 @@ fn names(kind: &str) -> Vec<String> {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, ask).await }).ok().flatten().unwrap_or_default()
 }
 
-fn typed_namespace() -> Option<String> {
+/// The server that the line so far names.
+fn typed_flags() -> ServerFlags {
     let words: Vec<String> = std::env::args().collect();
-    let at = words.iter().position(|word| word == "-n" || word == "--namespace")?;
-    words.get(at + 1).cloned()
+    let typed = |flags: &[&str]| {
+        words.iter().enumerate().find_map(|(at, word)| {
+            let (flag, value) = word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
+            let value = value.or_else(|| words.get(at + 1).map(String::as_str));
+            value.filter(|_| flags.contains(&flag)).map(str::to_owned)
+        })
+    };
+    ServerFlags {
+        server: typed(&["--server"]),
+        ca: typed(&["--ca"]).map(Into::into),
+        token_file: typed(&["--token-file"]).map(Into::into),
+        kubeconfig: typed(&["--kubeconfig"]).map(Into::into),
+        context: typed(&["--context"]),
+        namespace: typed(&["-n", "--namespace", "--project"]),
+    }
 }

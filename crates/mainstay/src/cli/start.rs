@@ -73,6 +73,9 @@ pub(crate) async fn run(args: &StartArgs, flags: &ServerFlags) -> CliResult {
         session["spec"]["prompt"] = read_text(prompt)?.into();
     }
     let server = Server::connect(flags).await?;
+    if let Some(agent) = &args.agent {
+        check_agent(&server, agent).await?;
+    }
     let name = session["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     session["metadata"]["namespace"] = server.namespace.clone().into();
     let created = create(&server, &name, &session).await?;
@@ -85,6 +88,18 @@ pub(crate) async fn run(args: &StartArgs, flags: &ServerFlags) -> CliResult {
         return messages::follow_to_the_end(&server, &name, 0, args.output).await;
     }
     Ok(())
+}
+
+/// A session of an agent that is not there would be stored, and fail: a person hears of it at once.
+async fn check_agent(server: &Server, agent: &str) -> CliResult {
+    let namespace = &server.namespace;
+    match server.get(&path::agent(namespace, agent)).await {
+        Err(error) if error.is_not_found() => {
+            Err(CliError::NotFound(format!("no agent {agent} in namespace {namespace}")))
+        }
+        // Who may not read agents may still start sessions.
+        _ => Ok(()),
+    }
 }
 
 /// Creates the session once. A first try that was answered to nobody is found by the mark that it carries.

@@ -29,6 +29,11 @@ pub(crate) fn session(namespace: &str, name: &str, sub: &str) -> String {
     if sub.is_empty() { path } else { format!("{path}/{sub}") }
 }
 
+/// The path of an agent.
+pub(crate) fn agent(namespace: &str, name: &str) -> String {
+    format!("/apis/mainstay.dev/v1alpha1/namespaces/{}/agents/{}", encode(namespace), encode(name))
+}
+
 /// The path of the sessions of a namespace.
 pub(crate) fn sessions(namespace: &str) -> String {
     format!("/apis/mainstay.dev/v1alpha1/namespaces/{}/sessions", encode(namespace))

@@ -64,6 +64,18 @@ fn status_and_completion_answer() {
     };
     assert!(complete(&["get", "sess"]).contains("sessions"));
     assert!(complete(&["get", "configmaps", "so"]).contains("some-name"));
+    assert!(complete(&["describe", "cm/so"]).contains("cm/some-name"));
+    assert!(!complete(&["get", "configmaps", "-n", "elsewhere", "so"]).contains("some-name"));
+    // The server that the line names, and no other.
+    let mut named = server.command(&["--", "mainstay", "get", "configmaps"]);
+    named.arg(format!("--kubeconfig={}", server.kubeconfig().display())).arg("so");
+    named.env("COMPLETE", "fish").env("MAINSTAY_KUBECONFIG", "/nonexistent");
+    assert!(finish(named, "").ok().contains("some-name"));
+    apply(&server, &session("asleep", "sleep 1000")).ok();
+    for verb in ["stop", "send", "messages", "logs", "resume"] {
+        assert!(complete(&[verb, "as"]).contains("asleep"), "{verb}");
+    }
+    run(&server, "delete session asleep --timeout 60s").ok();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(run(&server, &format!("completion {shell}")).ok().contains("mainstay"), "{shell}");
     }

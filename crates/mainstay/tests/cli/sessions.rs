@@ -12,6 +12,7 @@ fn a_session_is_started_talked_to_resumed_and_deleted() {
     assert_eq!((&started["spec"]["agent"], &started["spec"]["prompt"]), (&"echo".into(), &"first".into()));
     assert_eq!(started["spec"]["env"][0]["value"], "here");
     assert!(run(&server, "start echo --name s").failed(4).contains("already exists"));
+    assert_eq!(run(&server, "start ecko --name t").failed(3), "error: no agent ecko in namespace default\n");
 
     let sent = run(&server, "send s end --id one -o json").ok();
     let number = json(&sent)["messages"][0]["number"].clone();
@@ -82,14 +83,15 @@ fn await_line(server: &Server, follower: &str, wanted: &str) {
 #[test]
 fn bytes_that_are_no_text_come_through_the_whole_of_it() {
     let server = server();
-    apply(&server, &session("s", "printf 'a\\377b\\000c\\n\\033[31mred\\n'")).ok();
+    apply(&server, &session("s", "printf 'a\\377b\\000c\\n\\033[31mred\\n'; head -c 300000 /dev/zero")).ok();
     let said = run(&server, "messages s -f --types agent -o json").ok();
     let texts: Vec<Value> = said.lines().map(|line| json(line)["text"].clone()).collect();
-    assert_eq!(texts, ["a\u{fffd}b\0c", "\u{1b}[31mred"]);
+    assert_eq!(texts[..2], ["a\u{fffd}b\0c", "\u{1b}[31mred"]);
+    assert_eq!(texts[2..].iter().map(|text| text.as_str().unwrap().len()).sum::<usize>(), 300_000, "none is refused");
     let people = run(&server, "messages s --types agent").ok();
     assert!(!people.contains(['\0', '\u{1b}']), "what an agent says does not drive the terminal: {people:?}");
     let logged = server.command(&["logs", "s"]).output().unwrap().stdout;
-    assert_eq!(logged, b"a\xffb\0c\n\x1b[31mred\n");
+    assert!(logged.starts_with(b"a\xffb\0c\n\x1b[31mred\n\0\0"));
 }
 
 #[test]
