@@ -68,10 +68,11 @@ impl Reconciler for TokenReconciler {
         let left = last
             .checked_add(HALF_LIFE)
             .map_or(Duration::ZERO, |due| Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO));
-        // An order says when it was given; the time of creation is cut to whole seconds.
+        // An order says when it was given; the time of creation is cut to whole seconds, and in doubt one order more does
+        // no harm.
         let before_us = match ordered {
             Some(ordered) => ordered < *started,
-            None => last.as_second() < started.as_second(),
+            None => last.as_second() <= started.as_second(),
         };
         if before_us || left.is_zero() {
             return Plan::act([Renew(now)], Next::After(HALF_LIFE));
@@ -115,6 +116,7 @@ mod tests {
         let settled = Plan::settled(Next::AwaitChange);
         for (name, phase, created, ordered, deleting, plan) in [
             ("R10: made before the start", "Running", "2026-01-01T00:59:59Z", None, false, &renew),
+            ("R10: made in the second of the start", "Running", "2026-01-01T01:00:00Z", None, false, &renew),
             ("ordered before the start", "Running", early, Some("2026-01-01T00:59:59.9Z"), false, &renew),
             ("ordered in the start's second", "Running", early, Some("2026-01-01T01:00:00.2Z"), false, &renew),
             ("half of its life is over", "Running", early, None, false, &renew),

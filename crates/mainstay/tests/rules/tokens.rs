@@ -10,12 +10,20 @@ use world::{World, core_path, path};
 const WATCHES: &str = "old=; while :; do new=$(stat -c %i /mainstay/token/token):$(cksum < /mainstay/token/token); \
                        [ \"$new\" = \"$old\" ] || echo \"token $new\"; old=$new; sleep 0.02; done";
 
-/// R10, R42: an order renews the token at once, the start of a server orders it for every running session, and the file
+/// R10, R11, R42: an order renews the token at once, the start of a server orders it for every running session, and the file
 /// in the sandbox is another one each time: replaced, never written over.
 #[tokio::test(flavor = "multi_thread")]
 async fn r10_tokens_are_renewed_on_order_and_at_a_start() {
     let mut world = World::new(json!({})).await;
     world.script("s", WATCHES, json!({})).await;
+    world.project("other", json!({})).await;
+    let other = json!({ "metadata": { "name": "s" }, "spec": { "command": ["sleep", "1000"] } });
+    world.create("/apis/mainstay.dev/v1alpha1/namespaces/other/sessions", other).await;
+    let running = async || {
+        let pod = world.get("/api/v1/namespaces/other/pods/s-1").await;
+        pod.is_some_and(|pod| pod["status"]["phase"] == "Running")
+    };
+    world.until("the other session Running", running).await;
     let heard = async |world: &World, count: u64| {
         let message = world.heard("s", "another token", |one| one["number"] == count).await;
         let text = message["text"].as_str().unwrap().to_owned();
@@ -30,6 +38,11 @@ async fn r10_tokens_are_renewed_on_order_and_at_a_start() {
     world.kill();
     world.restart();
     let third = heard(&world, 3).await;
+    let renewed = async || {
+        let pod = world.get("/api/v1/namespaces/other/pods/s-1").await.unwrap();
+        pod["metadata"]["annotations"]["mainstay.dev/token-renewal"].is_string()
+    };
+    world.until("R11: an order for the other project's session", renewed).await;
     let part = |text: &str, at: usize| text["token ".len()..].split(':').nth(at).unwrap().to_owned();
     for (old, new) in [(&first, &second), (&second, &third)] {
         assert_ne!(part(old, 0), part(new, 0), "the file was written over");
