@@ -14,7 +14,8 @@ use crate::phase::Phase;
 use crate::quantity;
 use crate::span::Span;
 
-/// A session asks for an agent to work on a prompt, in a sandbox of its own.
+/// A session asks for an agent to work on a prompt, in a sandbox of its own. What a run is made of (agent, command,
+/// environment, credentials, resources, workspace) is taken when it starts; a change of it counts for the next run.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "mainstay.dev", version = "v1alpha1", kind = "Session", namespaced)]
 #[kube(status = "SessionStatus", shortname = "sess", derive = "PartialEq", derive = "Default")]
@@ -23,7 +24,7 @@ pub struct SessionSpec {
     /// The Agent to run, in the same namespace; the project's default agent when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// What to do; joined with the project's and the agent's prompt, it is user message 1.
+    /// What to do; joined with the project's and the agent's prompt, it is user message 1, and then stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262_144))]
     pub prompt: Option<String>,
@@ -45,7 +46,7 @@ pub struct SessionSpec {
     /// The directory that the agent works in.
     #[serde(default)]
     pub workspace: WorkspaceSpec,
-    /// Longest life of a run, from its start; 0 or absent = none.
+    /// Longest life of a run, from its start; the project's when absent, 0 = none. While a run lives it can be shortened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     /// Longest time without a message either way or a tool call; the project's or 24 h when absent, 0 = never.
@@ -210,14 +211,31 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(common::check_resources("spec.resources", &spec.resources));
     errors.extend(common::check_grants("spec.credentials", &spec.credentials, &spec.env));
     errors.extend(check_workspace_size("spec.workspace.size", spec.workspace.size.as_deref()));
-    if let Some(before) = old.and_then(|old| old["spec"]["run"].as_u64())
-        && spec.run < before
+    errors.extend(old.into_iter().flat_map(|old| check_change(&spec, old)));
+    errors
+}
+
+/// What can no longer be had: an earlier run, and what would be accepted and do nothing.
+fn check_change(spec: &SessionSpec, old: &Value) -> Vec<FieldError> {
+    let before = SessionSpec::deserialize(&old["spec"]).unwrap_or_default();
+    let status = SessionStatus::deserialize(&old["status"]).unwrap_or_default();
+    let mut errors = Vec::new();
+    if spec.run < before.run {
+        let detail = format!("must not go back: run {} was asked for already", before.run);
+        errors.push(FieldError::invalid("spec.run", spec.run, detail));
+    }
+    let handed_over = status.attempts > 0 || status.conditions.iter().any(|condition| condition.type_ == "Blocked");
+    if handed_over && spec.prompt != before.prompt {
+        let detail = "it is user message 1 already; send another message, or start another session";
+        errors.push(FieldError::forbidden("spec.prompt", detail));
+    }
+    let limit = |spec: &SessionSpec| spec.timeout.and_then(Span::limit);
+    let live = matches!(status.phase, Phase::Creating | Phase::Running | Phase::Stopping);
+    if let Some(held) = limit(&before).filter(|_| live)
+        && limit(spec).is_none_or(|asked| asked > held)
     {
-        errors.push(FieldError::invalid(
-            "spec.run",
-            spec.run,
-            format!("must not go back: run {before} was asked for already"),
-        ));
+        let detail = "the sandbox of the present run holds the shorter one; raise it when that has ended";
+        errors.push(FieldError::forbidden("spec.timeout", detail));
     }
     errors
 }

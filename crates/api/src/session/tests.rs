@@ -59,6 +59,36 @@ fn a_run_number_does_not_go_back() {
     assert_eq!(check(&old, Some(&new)).len(), 0);
 }
 
+/// R50: what would be accepted and do nothing.
+#[test]
+fn what_a_run_has_taken_is_not_changed_under_it() {
+    let object = |spec: &Value, phase: &str, attempts: u64| {
+        let status = json!({ "phase": phase, "attempts": attempts });
+        json!({ "metadata": { "name": "fix" }, "spec": spec, "status": status })
+    };
+    let faults = |old: Value, new: Value, phase: &str, attempts: u64| -> Vec<String> {
+        let faults = check(&object(&new, phase, attempts), Some(&object(&old, phase, attempts)));
+        faults.iter().map(|fault| fault.path.clone()).collect()
+    };
+    let (asked, other) = (json!({ "prompt": "fix it" }), json!({ "prompt": "mend it" }));
+    assert_eq!(faults(asked.clone(), other.clone(), "Pending", 0), [""; 0]);
+    assert_eq!(faults(asked.clone(), other, "Completed", 1), ["spec.prompt"]);
+    assert_eq!(faults(asked.clone(), json!({ "prompt": "fix it", "run": 2 }), "Completed", 1), [""; 0]);
+    let timed = |timeout: &str| json!({ "timeout": timeout });
+    for (old, new, phase, refused) in [
+        (timed("1h"), timed("2h"), "Running", true),
+        (timed("1h"), timed("0"), "Creating", true),
+        (timed("1h"), json!({}), "Stopping", true),
+        (timed("1h"), timed("1m"), "Running", false),
+        (json!({}), timed("1h"), "Running", false),
+        (timed("1h"), timed("2h"), "Stopped", false),
+        (timed("1h"), timed("2h"), "Pending", false),
+    ] {
+        let expected: &[&str] = if refused { &["spec.timeout"] } else { &[] };
+        assert_eq!(faults(old.clone(), new.clone(), phase, 1), expected, "{old} -> {new}, {phase}");
+    }
+}
+
 #[test]
 fn a_forbidden_move_is_refused() {
     let at = |phase: &str| json!({ "status": { "phase": phase } });

@@ -35,6 +35,11 @@ async fn r13_limits_act_on_time_and_their_reasons_are_kept_apart() {
     world.script("talker", "sleep 2; echo one; sleep 2; echo two; exec sleep 1000", json!({})).await;
     world.script("asked", IDLES, json!({})).await;
     world.script("never", IDLES, json!({ "inactivityTimeout": 0 })).await;
+    world.script("cut", IDLES, json!({ "timeout": "1h", "inactivityTimeout": "1h" })).await;
+    world.first("cut", "Running").await;
+    let (code, why) = world.refused("PATCH", &path("sessions", "cut"), &json!({ "spec": { "timeout": "2h" } })).await;
+    assert!(code == 422 && why.contains("spec.timeout: Forbidden: the sandbox of the present run"), "{code} {why}");
+    world.change("cut", json!({ "timeout": "4s" })).await;
     world.session("thinker", json!({ "agent": "thinker", "prompt": "think", "inactivityTimeout": 2 })).await;
     let talks = async {
         world.said("talker", 1, "one").await;
@@ -54,6 +59,7 @@ async fn r13_limits_act_on_time_and_their_reasons_are_kept_apart() {
     };
     tokio::join!(
         stops(&world, "timed", began, 4.0, "Timeout"),
+        stops(&world, "cut", began, 4.0, "Timeout"),
         stops(&world, "idle", began, 3.0, "Inactivity"),
         talks,
         thinks
@@ -151,6 +157,12 @@ async fn a_used_up_quota_keeps_sessions_waiting() {
     world.change("third", json!({ "desiredState": "Stopped" })).await;
     let third = world.first("third", "Stopped").await;
     assert!(!blocked(&third), "{third:#}");
+    let prompt = json!({ "spec": { "prompt": "something else" } });
+    let (code, why) = world.refused("PATCH", &path("sessions", "second"), &prompt).await;
+    assert!(code == 422 && why.contains("spec.prompt: Forbidden: it is user message 1 already"), "{code} {why}");
+    world.script("fourth", IDLES, json!({})).await;
+    world.seen("fourth", "blocked", blocked).await;
+    world.remove(&path("sessions", "fourth")).await;
     world.send("first", "end", "end").await;
     world.first("first", "Completed").await;
     let began = Instant::now();

@@ -3,7 +3,8 @@
 use super::*;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use world::{World, core_path, path};
+use tokio::time::Instant;
+use world::{World, core_path, on_time, path};
 
 /// R14, R36: a run number is executed once, asking for the same again does nothing, and asking for an earlier one is
 /// refused; what finished stays finished when its Pod goes and when the server starts anew.
@@ -13,7 +14,7 @@ async fn r14_a_run_number_is_executed_at_most_once() {
     let keep = json!({ "workspace": { "keep": true } });
     world.script("s", "echo run >> /workspace/runs; wc -l < /workspace/runs", keep).await;
     world.first("s", "Completed").await;
-    world.change("s", json!({ "run": 1, "prompt": "again" })).await;
+    world.change("s", json!({ "run": 1, "timeout": "1h" })).await;
     world.remove(&core_path("pods", "s-1")).await;
     world.kill();
     world.restart();
@@ -45,7 +46,7 @@ async fn r45_a_missing_pod_is_noticed_and_not_made_anew() {
     assert!(world.get(&core_path("pods", "s-1")).await.is_none());
 }
 
-/// R14, R17: a sandbox whose shim was killed left no record: the run is lost, is said to be, and is not repeated.
+/// R14, R15, R17: a sandbox whose shim was killed left no record: the run is lost, is said to be, and is not repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_killed_shim_is_a_lost_run() {
     let mut world = World::new(json!({})).await;
@@ -61,7 +62,9 @@ async fn r14_a_killed_shim_is_a_lost_run() {
         shims.push(Pid::from_raw(i32::try_from(state["shimPid"].as_i64().unwrap()).unwrap()).unwrap());
     }
     kill_process(shims[0], Signal::KILL).unwrap();
+    let killed = Instant::now();
     world.first("here", "Failed").await;
+    on_time("R15: the word of its end", killed, 0.5);
     world.kill();
     kill_process(shims[1], Signal::KILL).unwrap();
     world.restart();
