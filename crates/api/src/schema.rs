@@ -134,11 +134,7 @@ impl Schema {
         asked: FieldValidation,
     ) -> Result<Vec<String>, Rejection> {
         let cut = self.cut(object);
-        let words = || {
-            let named = cut.iter().take(MAX_ERRORS).map(|path| format!("unknown field {path:?}"));
-            let more = cut.len().saturating_sub(MAX_ERRORS);
-            named.chain((more > 0).then(|| format!("and {more} more"))).collect::<Vec<_>>()
-        };
+        let words = || cut.iter().map(|path| format!("unknown field {path:?}")).collect::<Vec<_>>();
         let mut errors = Vec::new();
         let mut warnings = Vec::new();
         match (unknown, asked) {

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::EXPECT;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -112,8 +113,7 @@ fn http(server: &ApiServer) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
-        .max_buf_size(MAX_HEAD.max(256 << 10))
-        .pipeline_flush(true);
+        .max_buf_size(MAX_HEAD.max(256 << 10));
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -151,12 +151,31 @@ impl Connection {
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
             Err(_) => return tracing::debug!("TLS handshake timed out"),
         };
-        let server = self.server;
-        let service = service_fn(move |request| answer(server.clone(), request));
+        let (server, begun) = (self.server, CancellationToken::new());
+        let patience = server.limits().header_read;
+        let service = service_fn({
+            let begun = begun.clone();
+            move |request| {
+                begun.cancel();
+                answer(server.clone(), request)
+            }
+        });
         let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(error, "connection");
+        tokio::select! {
+            biased;
+            served = watcher.watch(connection) => if let Err(error) = served {
+                tracing::debug!(error, "connection");
+            },
+            // Nothing is cut in its middle: there was no request yet.
+            () = silence(begun, patience) => tracing::debug!("a peer connected and asked for nothing"),
         }
+    }
+}
+
+/// Ends when no first request has come in time. HTTP's own clock runs only once it is known which version is spoken.
+async fn silence(begun: CancellationToken, patience: Duration) {
+    if tokio::time::timeout(patience, begun.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -176,8 +195,10 @@ async fn answer(server: ApiServer, request: Request<Incoming>) -> Result<Respons
 
 async fn exchange(server: ApiServer, request: Request<Incoming>) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
+    let waits = parts.headers.contains_key(EXPECT);
     let response = server.handle(Request::from_parts(parts, &mut body), Caller::Unknown).await;
-    if tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
+    // Who asked first and was refused sends nothing; reading on would tell it to.
+    if !waits && tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
         tracing::debug!("a peer was too slow to send what nobody wanted to read");
     }
     response
