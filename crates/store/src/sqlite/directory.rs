@@ -1,15 +1,22 @@
 //! The data directory: private to its owner, and to one process at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, FileExt as _, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mainstay_runtime::clock::boottime;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::StoreError;
+
+/// How long what a killed process was about to start may hold its lock.
+const INHERITED: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Makes the directory and its database file if they are missing, and locks it until the returned file is dropped.
 pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
@@ -18,11 +25,7 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
     let mut private = OpenOptions::new();
     private.create(true).truncate(false).read(true).write(true).mode(0o600);
     let mut held = private.open(dir.join("lock")).map_err(failed)?;
-    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked { pid: holder(&held) }),
-        Err(error) => return Err(failed(error.into())),
-    }
+    lock(&held, |pid| Path::new("/proc").join(pid.to_string()).exists())?;
     // Only for people who are refused: the lock is what counts. So a full disk does not matter here.
     held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes())).ok();
     private.open(dir.join("state.db")).map_err(failed)?;
@@ -34,9 +37,55 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
     Ok(held)
 }
 
+/// Takes the lock, if no process that lives has it.
+///
+/// A process that was killed in the moment in which it made another leaves its lock to that one, until it has become
+/// another program: so a dead holder's lock is waited for.
+fn lock(held: &File, lives: impl Fn(u32) -> bool) -> Result<(), StoreError> {
+    let until = boottime() + INHERITED;
+    loop {
+        match flock(held, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(StoreError::Database(Arc::new(std::io::Error::from(error)))),
+        }
+        let pid = holder(held);
+        if pid.is_none_or(&lives) || boottime() > until {
+            return Err(StoreError::Locked { pid });
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
 /// The process that says it holds the lock.
 fn holder(lock: &File) -> Option<u32> {
-    let mut text = String::new();
-    lock.take(16).read_to_string(&mut text).ok()?;
-    text.trim_end().parse().ok()
+    let mut text = [0; 16];
+    let read = lock.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(text.get(..read)?).ok()?.trim_end().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn the_lock_of_a_dead_holder_is_waited_for_and_of_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "77\n").unwrap();
+        let inherited = File::open(&path).unwrap();
+        flock(&inherited, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let held = File::open(&path).unwrap();
+        assert!(matches!(lock(&held, |_| true), Err(StoreError::Locked { pid: Some(77) })));
+        // Its heir gives it up while it is waited for.
+        let inherited = RefCell::new(Some(inherited));
+        lock(&held, |pid| {
+            assert_eq!(pid, 77);
+            drop(inherited.take());
+            false
+        })
+        .unwrap();
+    }
 }
