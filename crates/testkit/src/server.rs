@@ -1,9 +1,10 @@
 //! A real `mainstay serve`, as a process of its own that can be killed and started again.
 //!
-//! It listens on a free port of the loopback interface and keeps everything in a temporary directory. When it is
+//! It listens on a port of its own of the loopback interface and keeps everything in a temporary directory. When it is
 //! dropped, the server and whatever it left running for that directory end, and the directory goes.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,15 +17,20 @@ use tempfile::TempDir;
 
 /// Longest time for the server to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Where it listens at its first start.
-const ANY_PORT: &str = "127.0.0.1:0";
+/// Between two looks at a data directory.
+const GLANCE: Duration = Duration::from_micros(100);
+/// Ports that the kernel gives to nobody by itself, on a host with the usual range for that.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// How many ports are tried.
+const ATTEMPTS: usize = 1_000;
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     exe: PathBuf,
     dir: TempDir,
-    listen: String,
+    listen: SocketAddr,
+    _reserved: UdpSocket,
     child: Option<Child>,
     env: Vec<(String, String)>,
 }
@@ -58,8 +64,8 @@ impl Server {
     /// When no directory can be made for it.
     pub fn idle(exe: impl AsRef<Path>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("mainstay-test-").tempdir().context("make a temporary directory")?;
-        let (exe, listen) = (exe.as_ref().to_owned(), ANY_PORT.to_owned());
-        Ok(Self { exe, dir, listen, child: None, env: Vec::new() })
+        let (listen, reserved) = reserve()?;
+        Ok(Self { exe: exe.as_ref().to_owned(), dir, listen, _reserved: reserved, child: None, env: Vec::new() })
     }
 
     /// Sets or removes a variable in the environment of the next start.
@@ -73,10 +79,35 @@ impl Server {
     /// # Errors
     /// When it does not become ready.
     pub fn restart(&mut self) -> anyhow::Result<()> {
+        let is_ready = self.spawn()?;
+        let waited = is_ready.recv_timeout(PATIENCE);
+        waited.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))
+    }
+
+    /// Starts it, and ends it by SIGKILL as soon as its data directory looks so, or as soon as it is ready.
+    ///
+    /// # Errors
+    /// When it does not come so far.
+    pub fn kill_when(&mut self, looks_so: impl Fn(&Path) -> bool) -> anyhow::Result<()> {
+        let is_ready = self.spawn()?;
+        while !looks_so(&self.data_dir()) {
+            match is_ready.recv_timeout(GLANCE) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                ready => {
+                    ready.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))?;
+                    break;
+                }
+            }
+        }
+        self.kill9()
+    }
+
+    /// Starts the process; what it gives tells when it is ready, and is closed when it ends.
+    fn spawn(&mut self) -> anyhow::Result<mpsc::Receiver<()>> {
         ensure!(self.child.is_none(), "the server is running already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut child = Command::new(&self.exe)
-            .args(["serve", "--listen", &self.listen, "--data-dir"])
+            .args(["serve", "--listen", &self.listen.to_string(), "--data-dir"])
             .arg(self.data_dir())
             // Shims inherit it, and are found by it.
             .env("MAINSTAY_DATA_DIR", self.data_dir())
@@ -96,13 +127,7 @@ impl Server {
                 }
             }
         });
-        let waited = is_ready.recv_timeout(PATIENCE);
-        waited.with_context(|| format!("mainstay serve did not become ready:\n{}", self.log_text()))?;
-        if self.listen == ANY_PORT {
-            // From now on it is always at the same address, as a server of people's is.
-            self.url()?.trim_start_matches("https://").clone_into(&mut self.listen);
-        }
-        Ok(())
+        Ok(is_ready)
     }
 
     /// Ends the server by SIGKILL. Sandboxes go on.
@@ -207,6 +232,23 @@ impl Server {
     pub fn processes(&self) -> Vec<u32> {
         processes_naming(&self.data_dir().display().to_string())
     }
+}
+
+/// An address that is this server's over all its starts, as a server of people's has one.
+///
+/// While the server is dead, nobody else gets it: the UDP port of the same number is held against other tests, and a
+/// client that tries to reach the dead server from a port that the kernel chose does not meet itself, as it could on
+/// one of the kernel's own ports.
+fn reserve() -> anyhow::Result<(SocketAddr, UdpSocket)> {
+    for _ in 0..ATTEMPTS {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS)));
+        if let Ok(reserved) = UdpSocket::bind(address)
+            && TcpListener::bind(address).is_ok()
+        {
+            return Ok((address, reserved));
+        }
+    }
+    anyhow::bail!("no port is free in {PORTS:?}")
 }
 
 /// Processes with these words in their command line or environment.
