@@ -8,6 +8,12 @@
 mod life;
 #[path = "crash/many.rs"]
 mod many;
+#[path = "crash/parts.rs"]
+mod parts;
+#[path = "crash/starts.rs"]
+mod starts;
+#[path = "crash/steps.rs"]
+mod steps;
 #[path = "crash/talk.rs"]
 mod talk;
 #[path = "crash/world.rs"]

@@ -1,12 +1,21 @@
 //! Whole lives of sessions. Each checks itself: its end, that its agent ran once a run, and its messages.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mainstay_api::phase::Phase;
 use mainstay_testkit::crash::client::Answer;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::talk;
 use crate::world::World;
+
+/// Sessions that live at one time, so that some are at every step whenever something happens.
+const AT_ONCE: usize = 16;
+/// Longest time for all of them.
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// How a session lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +36,12 @@ pub(crate) enum Life {
     Talks,
     /// Is stopped, gets messages, and answers them in its next run.
     TalksOn,
+    /// The same in a workspace that it keeps; then it is deleted. It passes every fault point.
+    Whole,
 }
 
 impl Life {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Completes,
         Self::Fails,
         Self::Stopped,
@@ -39,7 +50,19 @@ impl Life {
         Self::Resumed,
         Self::Talks,
         Self::TalksOn,
+        Self::Whole,
     ];
+
+    /// Lets `count` sessions of all sorts live, and their project end.
+    pub(crate) async fn live_all(world: &World, count: usize) -> anyhow::Result<()> {
+        let lives = (0..count).map(|at| {
+            let life = Self::ALL[at % Self::ALL.len()];
+            async move { life.live(world, &format!("s{at}-{}", format!("{life:?}").to_lowercase())).await }
+        });
+        let all = stream::iter(lives).buffer_unordered(AT_ONCE).try_collect::<()>();
+        timeout(PATIENCE, all).await.context("not all sessions came to their end in time")??;
+        world.end().await
+    }
 
     /// Lives it.
     pub(crate) async fn live(self, world: &World, name: &str) -> anyhow::Result<()> {
@@ -51,7 +74,8 @@ impl Life {
             Self::DeletedEarly => deleted_early(world, name).await,
             Self::Resumed => resumed(world, name).await,
             Self::Talks => talk::talks(world, name).await,
-            Self::TalksOn => talk::talks_on(world, name).await,
+            Self::TalksOn => talk::talks_on(world, name, false).await,
+            Self::Whole => whole(world, name).await,
         };
         let lived = match lived {
             Ok(()) => world.quiet(name).await,
@@ -104,6 +128,11 @@ async fn deleted(world: &World, name: &str) -> anyhow::Result<()> {
 
 async fn deleted_early(world: &World, name: &str) -> anyhow::Result<()> {
     world.create(name, WAITS, json!({})).await?;
+    delete(world, name).await
+}
+
+async fn whole(world: &World, name: &str) -> anyhow::Result<()> {
+    talk::talks_on(world, name, true).await?;
     delete(world, name).await
 }
 

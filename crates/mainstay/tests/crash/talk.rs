@@ -52,8 +52,9 @@ pub(crate) async fn talks(world: &World, name: &str) -> anyhow::Result<()> {
     answered(world, name, 12).await
 }
 
-pub(crate) async fn talks_on(world: &World, name: &str) -> anyhow::Result<()> {
-    world.create(name, ECHOES, json!({})).await?;
+pub(crate) async fn talks_on(world: &World, name: &str, keep: bool) -> anyhow::Result<()> {
+    let counts = format!("echo ran >> /workspace/ran; echo run $(wc -l < /workspace/ran); {ECHOES}");
+    world.create(name, &counts, json!({ "workspace": { "keep": keep } })).await?;
     send(world, name, 1, 3).await?;
     world.heard(name, 1, "got word 3").await?;
     world.change(name, &json!({ "desiredState": "Stopped" })).await?;
@@ -65,6 +66,8 @@ pub(crate) async fn talks_on(world: &World, name: &str) -> anyhow::Result<()> {
     world.phase(name, 2, Phase::Completed).await?;
     for run in [1, 2] {
         ran_once(world, name, run).await?;
+        let (said, expected) = (world.said(name, run).await?, format!("run {}", if keep { run } else { 1 }));
+        ensure!(said.first() == Some(&expected), "run {run} was to say {expected:?}: {said:?}");
     }
     answered(world, name, 6).await
 }

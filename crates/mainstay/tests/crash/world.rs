@@ -8,13 +8,16 @@ use mainstay_api::phase::Phase;
 use mainstay_api::session::Session;
 use mainstay_runtime::Tasks;
 use mainstay_testkit::crash::client::{Answer, Client, Objects};
-use mainstay_testkit::crash::leftovers;
+use mainstay_testkit::crash::{leftovers, start};
 use mainstay_testkit::server::{Server, processes_naming};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::EXE;
+
 /// Longest time for one step of a session, over all deaths of the server.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+const ROUNDS_ENV: &str = "MAINSTAY_CRASH_ROUNDS";
 const PAUSE: Duration = Duration::from_millis(10);
 const PROJECT: &str = "crash";
 const PROJECTS: &str = "/apis/mainstay.dev/v1alpha1/projects";
@@ -39,26 +42,37 @@ pub(crate) struct Message {
 }
 
 impl World {
-    /// Makes the project. The server must run, or be about to.
+    /// With a project. The server must run.
     pub(crate) async fn new(server: &Server) -> anyhow::Result<Self> {
+        let world = Self::begin(server).await?;
+        world.project().await?;
+        Ok(world)
+    }
+
+    /// Without a project yet. The server must have run once.
+    pub(crate) async fn begin(server: &Server) -> anyhow::Result<Self> {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests make namespaces, mounts and cgroups: run them as root"
         );
-        let (client, tasks) = (Client::new(server.client().await?), Tasks::new());
+        let client = Client::new(server.client().await?);
+        let sessions = client.objects(PROJECT, &Tasks::new());
+        Ok(Self { client, sessions, scratch: server.scratch().to_owned() })
+    }
+
+    /// Makes the project.
+    pub(crate) async fn project(&self) -> anyhow::Result<()> {
         let project = json!({
             "apiVersion": "mainstay.dev/v1alpha1", "kind": "Project", "metadata": { "name": PROJECT },
             "spec": { "sessionDefaults": { "workspaceSize": "16Mi" } },
         });
-        client.create(PROJECTS, &project).await?;
-        let sessions = client.objects(PROJECT, &tasks);
-        let world = Self { client, sessions, scratch: server.scratch().to_owned() };
+        self.client.create(PROJECTS, &project).await?;
         let until = Instant::now() + PATIENCE;
-        while world.client.get(&format!("{PROJECTS}/{PROJECT}")).await?.json()?["status"]["phase"] != "Active" {
+        while self.client.get(&format!("{PROJECTS}/{PROJECT}")).await?.json()?["status"]["phase"] != "Active" {
             ensure!(Instant::now() < until, "the project did not become active");
             sleep(PAUSE).await;
         }
-        Ok(world)
+        Ok(())
     }
 
     /// Where a session is, and the path below it.
@@ -168,6 +182,19 @@ impl World {
         sent["messages"][0]["number"].as_u64().with_context(|| format!("a number in {sent}"))
     }
 
+    /// The uid of a run's Pod, once it is there.
+    pub(crate) async fn pod_uid(&self, name: &str, run: u64) -> anyhow::Result<String> {
+        let path = format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}");
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.client.get(&path).await? {
+                Answer::Refused(404, _) => ensure!(Instant::now() < until, "{path} never came"),
+                pod => return Ok(pod.json()?["metadata"]["uid"].as_str().unwrap_or_default().to_owned()),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
     /// The log of a run's Pod.
     pub(crate) async fn log(&self, name: &str, run: u64) -> anyhow::Result<Answer> {
         self.client.get(&format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}/log")).await
@@ -180,7 +207,9 @@ impl World {
 
     /// The processes of a session's agent on this host.
     pub(crate) fn agents(&self, name: &str) -> Vec<u32> {
-        processes_naming(&self.mark(name))
+        let mut agents = processes_naming(&self.mark(name));
+        agents.sort_unstable();
+        agents
     }
 
     /// Waits until no process of a session's agent is there.
@@ -217,11 +246,24 @@ impl Message {
     }
 }
 
+/// A server that has run once, calmly, and does not run now: its address and its keys are settled.
+pub(crate) async fn begun() -> anyhow::Result<Server> {
+    let (mut server, ready) = start(Server::idle(EXE)?).await?;
+    ready?;
+    server.kill9()?;
+    Ok(server)
+}
+
 /// Sees that no sandbox has left anything, ends the server in an orderly way, and sees that nothing of it stays either.
 pub(crate) async fn close(mut server: Server) -> anyhow::Result<()> {
     leftovers::none(&server.data_dir(), server.pid()).await?;
     let server = tokio::task::spawn_blocking(move || server.stop().map(|()| server)).await??;
     leftovers::none(&server.data_dir(), None).await
+}
+
+/// How often a test draws its faults: [`ROUNDS_ENV`], or once.
+pub(crate) fn rounds() -> usize {
+    std::env::var(ROUNDS_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Shows what the server said when a test failed.
