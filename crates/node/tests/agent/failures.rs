@@ -128,3 +128,21 @@ async fn r44_a_write_that_came_second_is_planned_anew() {
     let status = bench.finished("fix-1").await;
     assert_eq!(ending(&status).0, "Succeeded");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_when_the_power_went_is_a_lost_result_and_is_never_run_again() {
+    let mut bench = Bench::idle();
+    let mark = bench.path("mark");
+    let uid = bench.api.create(pod("fix-1", &format!("echo ran >> {}", mark.display())));
+    // A lock that nobody holds, and files whose content never reached the disk.
+    let run_dir = bench.run_dir(&uid);
+    std::fs::create_dir_all(&run_dir).unwrap();
+    for name in ["lock", "state.json", "exit.json"] {
+        std::fs::write(run_dir.join(name), "").unwrap();
+    }
+    bench.start();
+    let status = bench.finished("fix-1").await;
+    assert_eq!((&status["reason"], mark.exists()), (&json!("Lost"), false), "{status}");
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+}
