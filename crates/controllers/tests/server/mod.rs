@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
-use mainstay_api::Registry;
+use mainstay_api::{Registry, names};
 use mainstay_apiserver::auth::Authenticator;
 use mainstay_apiserver::crypt::Sealer;
 use mainstay_apiserver::keys::Keys;
@@ -145,6 +145,7 @@ async fn realise(client: &Client, pod: &Pod) {
     let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
     let ends_at_once =
         pod.spec.as_ref().is_some_and(|spec| spec.containers[0].command == Some(vec!["true".to_owned()]));
+    let ordered_to_stop = pod.annotations().get(names::STOP).is_some_and(|order| order == "true");
     let now = "2026-01-01T00:00:00Z";
     if pod.metadata.deletion_timestamp.is_some() {
         let change = json!({ "metadata": { "finalizers": null } });
@@ -153,12 +154,11 @@ async fn realise(client: &Client, pod: &Pod) {
         let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": now }]);
         let change = json!({ "status": { "phase": "Running", "conditions": ready } });
         api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
-    } else if phase == "Running" && ends_at_once {
-        let terminated = json!({ "exitCode": 0, "reason": "Completed" });
+    } else if phase == "Running" && (ends_at_once || ordered_to_stop) {
+        let (phase, code, reason) = if ends_at_once { ("Succeeded", 0, "Completed") } else { ("Failed", 143, "Stopped") };
         let container = json!([{ "name": "agent", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
-                                 "state": { "terminated": terminated } }]);
-        let change =
-            json!({ "status": { "phase": "Succeeded", "reason": "Completed", "containerStatuses": container } });
+                                 "state": { "terminated": { "exitCode": code, "reason": reason } } }]);
+        let change = json!({ "status": { "phase": phase, "reason": reason, "containerStatuses": container } });
         api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
     }
 }
