@@ -7,6 +7,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use kube::core::response::Status;
+
 use crate::failure::{Class, Classify, Reason};
 use crate::http_class::class_of_status;
 
@@ -16,19 +18,40 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The client or the server said why.
+    /// The server said why. Its words are all that is shown: they end up in conditions and Events that people read.
+    #[error("{}", words(.0))]
+    Refused(Box<Status>),
+    /// There was no answer that could be understood.
     #[error(transparent)]
-    Client(#[from] kube::Error),
+    Client(kube::Error),
     /// There was no answer in time.
     #[error("no answer within {0:?}")]
     NoAnswer(Duration),
+}
+
+impl From<kube::Error> for CallError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status),
+            error => Self::Client(error),
+        }
+    }
+}
+
+/// A Status in words, also when it has none of its own.
+fn words(status: &Status) -> String {
+    match (status.message.is_empty(), status.reason.is_empty()) {
+        (false, _) => status.message.clone(),
+        (true, false) => status.reason.clone(),
+        (true, true) => format!("the server answered with status {}", status.code),
+    }
 }
 
 impl CallError {
     /// The HTTP status of the answer, when there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Client(kube::Error::Api(status)) => Some(status.code),
+            Self::Refused(status) => Some(status.code),
             Self::Client(_) | Self::NoAnswer(_) => None,
         }
     }
@@ -36,7 +59,7 @@ impl CallError {
     /// The `reason` word of the answer's Status object; empty when there was no answer.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Client(kube::Error::Api(status)) => &status.reason,
+            Self::Refused(status) => &status.reason,
             Self::Client(_) | Self::NoAnswer(_) => "",
         }
     }
@@ -45,6 +68,7 @@ impl CallError {
 impl Classify for CallError {
     fn class(&self) -> Class {
         match self {
+            Self::Refused(status) => class_of_answer(status),
             Self::Client(error) => class_of(error),
             Self::NoAnswer(_) => Class::Indeterminate,
         }
@@ -57,19 +81,7 @@ impl Classify for CallError {
 /// all of which are protocol. A connection that broke may have broken after the request was carried out, so it is in doubt.
 pub fn class_of(error: &kube::Error) -> Class {
     match error {
-        kube::Error::Api(status) => {
-            let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-            let retry_after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            let cause = causes.map(|cause| cause.reason.as_str()).next().unwrap_or_default();
-            match (status.code, status.reason.as_str(), cause) {
-                (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
-                (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
-                // A Status without a code is a server's bug; the request may have been carried out.
-                (0, ..) => Class::Indeterminate,
-                (code, ..) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),
-            }
-        }
+        kube::Error::Api(status) => class_of_answer(status),
         // The answer broke off, or came but cannot be read: what was asked for may have been done.
         kube::Error::SerdeError(_)
         | kube::Error::FromUtf8(_)
@@ -80,6 +92,20 @@ pub fn class_of(error: &kube::Error) -> Class {
         kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => Class::Terminal(Reason::Invalid),
         // The rest concerns how a client is configured or connects: nothing was sent.
         _ => Class::TRANSIENT,
+    }
+}
+
+fn class_of_answer(status: &Status) -> Class {
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    let retry_after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let cause = causes.map(|cause| cause.reason.as_str()).next().unwrap_or_default();
+    match (status.code, status.reason.as_str(), cause) {
+        (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
+        (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
+        // A Status without a code is a server's bug; the request may have been carried out.
+        (0, ..) => Class::Indeterminate,
+        (code, ..) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),
     }
 }
 
@@ -110,7 +136,7 @@ pub fn bounded_client(client: kube::Client) -> kube::Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::response::{Status, StatusDetails};
+    use kube::core::response::StatusDetails;
 
     fn api(code: u16, reason: &str, retry_after_seconds: u32) -> CallError {
         let mut status = Status::failure("as asked", reason).with_code(code);
@@ -122,7 +148,16 @@ mod tests {
             causes: Vec::new(),
             retry_after_seconds,
         });
-        CallError::Client(kube::Error::Api(Box::new(status)))
+        kube::Error::Api(Box::new(status)).into()
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words_only() {
+        let told = crate::failure::chain_of(&api(403, "Forbidden", 0));
+        assert_eq!(told, "as asked");
+        let wordless = Status { code: 500, ..Status::default() };
+        let told = crate::failure::chain_of(&CallError::from(kube::Error::Api(Box::new(wordless))));
+        assert_eq!(told, "the server answered with status 500");
     }
 
     #[test]
