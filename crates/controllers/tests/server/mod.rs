@@ -155,7 +155,8 @@ async fn realise(client: &Client, pod: &Pod) {
         let change = json!({ "status": { "phase": "Running", "conditions": ready } });
         api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
     } else if phase == "Running" && (ends_at_once || ordered_to_stop) {
-        let (phase, code, reason) = if ends_at_once { ("Succeeded", 0, "Completed") } else { ("Failed", 143, "Stopped") };
+        let (phase, code, reason) =
+            if ends_at_once { ("Succeeded", 0, "Completed") } else { ("Failed", 143, "Stopped") };
         let container = json!([{ "name": "agent", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
                                  "state": { "terminated": { "exitCode": code, "reason": reason } } }]);
         let change = json!({ "status": { "phase": phase, "reason": reason, "containerStatuses": container } });
