@@ -114,7 +114,10 @@ fn line(text: &mut String, depth: usize, label: &str, value: &str) {
 }
 
 fn map(text: &mut String, label: &str, value: &Value) {
-    let hidden = |name: &String| name.as_str() == "mainstay.dev/last-applied";
+    // What tools remember of a manifest tells people nothing, and kubectl's has the values of a Secret in it.
+    let hidden = |name: &String| {
+        ["mainstay.dev/last-applied", "kubectl.kubernetes.io/last-applied-configuration"].contains(&name.as_str())
+    };
     let pairs = value.as_object().into_iter().flatten().filter(|(name, _)| !hidden(name));
     let mut label = label;
     for (name, value) in pairs {
@@ -247,7 +250,10 @@ mod tests {
     fn an_object_is_told_in_words() {
         let object = json!({
             "apiVersion": "v1", "kind": "X", "metadata": {"name": "x", "namespace": "n", "labels": {"a": "b"}, "uid": "u",
-                "annotations": {"mainstay.dev/last-applied": "{}"}},
+                "annotations": {
+                    "mainstay.dev/last-applied": "{}",
+                    "kubectl.kubernetes.io/last-applied-configuration": "{}",
+                }},
             "spec": {"displayName": "d", "env": [{"name": "A", "value": "1"}], "prompt": "a\nb", "none": [], "list": [1, 2]},
             "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "R", "message": "m"}]},
         });
