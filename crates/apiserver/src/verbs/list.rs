@@ -65,6 +65,10 @@ pub(crate) struct Found {
 /// 400 for parameters that make no sense, 410 for a snapshot that is no longer retained.
 pub(crate) async fn list(call: &Call<'_>) -> ApiResult<Response<Body>> {
     check_parameters(call)?;
+    if call.query.flag("sendInitialEvents")? {
+        let why = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list";
+        return Err(ApiError::unprocessable(why));
+    }
     let form = Form::of(call)?;
     let (scope, selector) = scope(call)?;
     let found = match scope {
@@ -116,8 +120,11 @@ pub(crate) fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
         ))
     })?;
     let exact = match (call.query.get("resourceVersionMatch"), asked) {
-        (None | Some("NotOlderThan"), _) => false,
+        (None, _) | (Some("NotOlderThan"), Some(_)) => false,
         (Some("Exact"), Some(1..)) => true,
+        (Some("NotOlderThan"), None) => {
+            return Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
         (Some("Exact"), _) => {
             return Err(ApiError::bad_request(
                 "resourceVersionMatch \"Exact\" is forbidden without a resourceVersion above 0",
@@ -146,6 +153,9 @@ async fn select(call: &Call<'_>, scope: Scope, selector: &Selector) -> ApiResult
         Some(token) => {
             if call.query.get("resourceVersion").is_some_and(|revision| revision != "0") {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            if call.query.get("resourceVersionMatch").is_some() {
+                return Err(ApiError::bad_request("resourceVersionMatch is forbidden when continue is provided"));
             }
             let from = Continue::decode(token)?;
             // No page of ours ended at a revision that there is not yet, nor before the first.

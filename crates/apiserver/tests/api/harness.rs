@@ -92,9 +92,22 @@ impl Harness {
         limits: Limits,
         subjects: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Subjects>,
     ) -> Self {
+        Self::build(limits, None, subjects).await
+    }
+
+    /// One whose database may only have so many pages of 4 KiB.
+    pub(crate) async fn with_pages(pages: u32) -> Self {
+        Self::build(Limits::default(), Some(pages), |store| Arc::new(StoreSubjects::new(store))).await
+    }
+
+    async fn build(
+        limits: Limits,
+        max_pages: Option<u32>,
+        subjects: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Subjects>,
+    ) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let tasks = Tasks::new();
-        let store: Arc<dyn Store> = SqliteStore::open(Options::new(dir.path())).unwrap();
+        let store: Arc<dyn Store> = SqliteStore::open(Options { max_pages, ..Options::new(dir.path()) }).unwrap();
         let keys = Arc::new(Keys::open_or_create(dir.path(), Clock::system().now()).unwrap());
         let server = serve((&keys, &tasks, &store), limits, subjects(store.clone()));
         let harness = Self { server, keys, tasks, store, dir };

@@ -137,3 +137,27 @@ async fn a_credential_is_revealed_to_a_node_only() {
     api.post(path, &credential).await.expect(201);
     api.get(&format!("{path}/c/reveal")).await.refused(403, "");
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_with_507_and_serves_reads() {
+    let api = Harness::with_pages(150).await;
+    let mut made = 0;
+    let refused = loop {
+        let big = json!({"metadata": {"name": format!("c{made}")}, "data": {"k": "x".repeat(10_000)}});
+        let answer = api.post(&configmaps(""), &big).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+    };
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert_eq!(refused.json()["reason"], "InsufficientStorage");
+    refused.refused(507, "the disk is full; the store is read-only until there is room");
+    let listed = api.get(&configmaps("")).await.expect(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), made);
+    let ready = api.get("/readyz?verbose").await;
+    assert_eq!(ready.status, 503);
+    let text = String::from_utf8_lossy(&ready.bytes).into_owned();
+    assert!(text.contains("[-]store failed: the disk is full") && text.contains("[+]ping ok"), "{text}");
+    assert_eq!(api.get("/livez").await.status, 200);
+}

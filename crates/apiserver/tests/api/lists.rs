@@ -74,6 +74,10 @@ async fn wrong_parameters_are_refused() {
         ("resourceVersion=99999", 504, "Too large resource version: 99999, current: "),
         ("resourceVersionMatch=Exact", 400, "Exact"),
         ("resourceVersionMatch=Perhaps", 400, "unsupported value"),
+        ("resourceVersionMatch=NotOlderThan", 400, "is forbidden unless resourceVersion is provided"),
+        ("continue=eyJyIjo5fQ&resourceVersion=1", 400, "specifying resource version is not allowed"),
+        ("continue=eyJyIjo5fQ&resourceVersionMatch=Exact", 400, "is forbidden when continue is provided"),
+        ("sendInitialEvents=true&resourceVersion=0", 422, "is forbidden for list"),
         ("watch=perhaps", 400, "watch"),
         ("includeObject=Perhaps", 400, "includeObject"),
     ] {
