@@ -8,9 +8,9 @@ use std::time::Duration;
 use mainstay_runtime::Timestamp;
 use mainstay_store::{Key, Object, Store, StoreError, Write};
 use serde::Deserialize;
-use tokio::time::MissedTickBehavior;
 
 use crate::catalog::Entry;
+use crate::chores;
 use crate::habits::session;
 use crate::object;
 use crate::server::ApiServer;
@@ -135,24 +135,16 @@ async fn earlier(store: &dyn Store, session: &Object) -> Result<Seen, StoreError
 /// Starts the task that writes activity to status.
 pub(crate) fn keep_written(server: &ApiServer) {
     let Some(entry) = server.catalog().of_group(mainstay_api::GROUP, "sessions").cloned() else { return };
-    let (server, stop) = (server.clone(), server.tasks().stopping());
-    let tasks = server.tasks().clone();
-    drop(tasks.spawn("session-activity", async move {
-        let mut ticks = tokio::time::interval(WRITE_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            for (uid, key, seen) in server.activity().unwritten() {
-                if let Err(error) = write(&server, &entry, &uid, &key, seen).await {
-                    tracing::warn!(%key, %error, "the activity of a session could not be written");
-                }
-            }
+    let owned = server.clone();
+    chores::every(server, "session-activity", WRITE_EVERY, move || write_all(owned.clone(), entry.clone()));
+}
+
+async fn write_all(server: ApiServer, entry: Arc<Entry>) {
+    for (uid, key, seen) in server.activity().unwritten() {
+        if let Err(error) = write(&server, &entry, &uid, &key, seen).await {
+            tracing::warn!(%key, %error, "the activity of a session could not be written");
         }
-    }));
+    }
 }
 
 async fn write(server: &ApiServer, entry: &Entry, uid: &Arc<str>, key: &Key, seen: Seen) -> ApiResult<()> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_store::{ListQuery, StoreError};
-use tokio::time::MissedTickBehavior;
 
 use crate::catalog::Entry;
+use crate::chores;
 use crate::server::ApiServer;
 use crate::sub::heartbeat;
 
@@ -17,24 +17,16 @@ const SWEEP_EVERY: Duration = Duration::from_hours(1);
 /// Starts the task that sweeps.
 pub(crate) fn keep_away(server: &ApiServer) {
     let Some(entry) = server.catalog().of_group(mainstay_api::GROUP, "sessions").cloned() else { return };
-    let (server, stop) = (server.clone(), server.tasks().stopping());
-    let tasks = server.tasks().clone();
-    drop(tasks.spawn("leftovers", async move {
-        let mut ticks = tokio::time::interval(SWEEP_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            match sweep(&server, &entry).await {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "messages of sessions that are gone were removed"),
-                Err(error) => tracing::warn!(%error, "messages of sessions that are gone could not be removed"),
-            }
-        }
-    }));
+    let owned = server.clone();
+    chores::every(server, "leftovers", SWEEP_EVERY, move || look(owned.clone(), entry.clone()));
+}
+
+async fn look(server: ApiServer, entry: Arc<Entry>) {
+    match sweep(&server, &entry).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "messages of sessions that are gone were removed"),
+        Err(error) => tracing::warn!(%error, "messages of sessions that are gone could not be removed"),
+    }
 }
 
 /// Removes what belongs to no session; gives how many names it was kept under.

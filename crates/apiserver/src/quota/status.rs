@@ -2,13 +2,14 @@
 //! what is enforced is counted anew at each create.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_store::{Object, StoreError, Write};
 use serde_json::{Map, Value};
-use tokio::time::MissedTickBehavior;
 
 use super::usage::{LIMITED, hard, limited, quotas, shown, used};
+use crate::chores;
 use crate::object;
 use crate::server::ApiServer;
 use crate::status::{About, ApiError, ApiResult};
@@ -18,28 +19,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the task that writes it.
 pub(crate) fn keep_written(server: &ApiServer) {
-    let (server, stop) = (server.clone(), server.tasks().stopping());
-    let tasks = server.tasks().clone();
-    drop(tasks.spawn("quota-status", async move {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reported = None;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            let now = server.store().revision();
-            if reported == Some(now) {
-                continue;
-            }
-            match report(&server).await {
-                Ok(()) => reported = Some(now),
-                Err(error) => tracing::warn!(%error, "what is used of a quota could not be written"),
-            }
-        }
-    }));
+    let (owned, reported) = (server.clone(), Arc::new(AtomicU64::new(0)));
+    chores::every(server, "quota-status", LOOK_EVERY, move || look(owned.clone(), reported.clone()));
+}
+
+/// Reports when anything was written since the revision of the last report.
+async fn look(server: ApiServer, reported: Arc<AtomicU64>) {
+    let now = server.store().revision().0;
+    if reported.load(Ordering::Relaxed) == now {
+        return;
+    }
+    match report(&server).await {
+        Ok(()) => reported.store(now, Ordering::Relaxed),
+        Err(error) => tracing::warn!(%error, "what is used of a quota could not be written"),
+    }
 }
 
 async fn report(server: &ApiServer) -> ApiResult<()> {
