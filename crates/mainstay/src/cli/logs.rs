@@ -8,8 +8,10 @@ use mainstay_runtime::clock::Timestamp;
 use serde_json::Value;
 
 use super::failure::{CliError, CliResult};
+use super::session::is_over;
 use crate::connect::watch::Comeback;
 use crate::connect::{CallError, Server, ServerFlags, path};
+use crate::output::progress::Spinner;
 use crate::output::text::span;
 
 /// Show the log of a session's Pod
@@ -41,7 +43,7 @@ pub(crate) struct LogsArgs {
 /// Runs `mainstay logs`.
 pub(crate) async fn run(args: &LogsArgs, flags: &ServerFlags) -> CliResult {
     let server = Server::connect(flags).await?;
-    let pod = find_pod(&server, &args.name).await?;
+    let pod = find_pod(&server, args).await?;
     let mut tail = Tail { args, server: &server, pod, last: None, seen_at_last: 0 };
     let mut comeback = Comeback::default();
     loop {
@@ -64,8 +66,8 @@ fn pod_path(server: &Server, pod: &str) -> String {
 }
 
 /// The Pod that a word means: a Pod of that name, or the Pod of the session of that name.
-async fn find_pod(server: &Server, word: &str) -> CliResult<String> {
-    let (kind, name) = word.split_once('/').unwrap_or(("", word));
+async fn find_pod(server: &Server, args: &LogsArgs) -> CliResult<String> {
+    let (kind, name) = args.name.split_once('/').unwrap_or(("", &args.name));
     let (pods, sessions) = match kind {
         "" => (true, true),
         "pod" | "pods" | "po" => (true, false),
@@ -85,12 +87,37 @@ async fn find_pod(server: &Server, word: &str) -> CliResult<String> {
             Err(CliError::Usage(what))
         }
         (None, Some(_)) => Ok(name.to_owned()),
-        (Some(session), None) => session["status"]["pod"].as_str().map(str::to_owned).ok_or_else(|| {
-            let phase = super::session::phase_of(&session);
-            CliError::NotFound(format!("session {name} has no pod yet: it is {phase}"))
-        }),
+        (Some(_), None) if args.follow => await_pod(server, name).await,
+        (Some(session), None) => pod_of(&session).ok_or_else(|| no_pod(name, &session)),
         (None, None) => Err(CliError::NotFound(format!("no session or pod {name} in namespace {}", server.namespace))),
     }
+}
+
+fn pod_of(session: &Value) -> Option<String> {
+    session["status"]["pod"].as_str().map(str::to_owned)
+}
+
+fn no_pod(name: &str, session: &Value) -> CliError {
+    CliError::NotFound(format!("session {name} has no pod: it is {}", super::session::phase_of(session)))
+}
+
+/// The Pod of the run that the session was asked for last, once there is one.
+async fn await_pod(server: &Server, name: &str) -> CliResult<String> {
+    let mut list = path::sessions(&server.namespace);
+    path::with_query(&mut list, "fieldSelector", &format!("metadata.name={name}"));
+    let begun = |session: Option<&Value>| match session {
+        None => Some(Err(CliError::NotFound(format!("session {name} is gone")))),
+        Some(session) if is_to_run(session) => None,
+        Some(session) => Some(pod_of(session).ok_or_else(|| no_pod(name, session))),
+    };
+    let _spinner = Spinner::start("waiting for the session's pod");
+    server.wait_for(&list, "the session's pod", None, begun).await?
+}
+
+/// A run is asked for that has no Pod yet.
+fn is_to_run(session: &Value) -> bool {
+    let begun = session["status"]["run"].as_u64() >= session["spec"]["run"].as_u64() && pod_of(session).is_some();
+    session["spec"]["desiredState"] != "Stopped" && !begun && !is_over(session)
 }
 
 enum StreamError {

@@ -63,6 +63,7 @@ fn the_log_of_a_stopped_session_is_there_until_its_next_run() {
     assert_eq!(run(&server, "logs s").ok(), "up s-1\nbye\n");
     assert_eq!(run(&server, "logs s -f --tail 1").ok(), "bye\n", "a log that is whole is not waited for");
     run(&server, "resume s").ok();
+    // Asked for at once, it is the new run's log and not the old one's.
     await_line(&server, "logs s -f", "up s-2");
     run(&server, "logs pod/s-1").failed(3);
     run(&server, "delete session s --timeout 60s").ok();
