@@ -1,6 +1,6 @@
 //! The figures of docs/benchmarks.md: real processes, default isolation, TLS, rights, a real disk, and floors beside them.
 //!
-//! `scripts/bench [NAME...] [--runs N] [--patience SECONDS]` builds and runs it: the table goes to standard output, what
+//! `scripts/bench [NAME...] [--runs N] [--patience SECONDS] [--lives N]` builds and runs it: the table goes to standard output, what
 //! happens meanwhile to standard error. `MAINSTAY_BENCH_EXE` names the program to measure. Data goes below `TMPDIR`.
 #![expect(clippy::print_stderr, reason = "a bench tells what it sees")]
 
@@ -40,19 +40,22 @@ pub(crate) struct Plan {
     exe: PathBuf,
     names: Vec<String>,
     runs: Option<usize>,
+    lives: usize,
     patience: Duration,
 }
 
 impl Plan {
     fn read() -> anyhow::Result<Self> {
         let exe = std::env::var_os("MAINSTAY_BENCH_EXE").unwrap_or_else(|| env!("CARGO_BIN_EXE_mainstay").into());
-        let mut plan = Self { exe: exe.into(), names: Vec::new(), runs: None, patience: Duration::from_secs(5) };
+        let mut plan =
+            Self { exe: exe.into(), names: Vec::new(), runs: None, lives: 1_000, patience: Duration::from_secs(5) };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 // Cargo says that this is a bench.
                 "--bench" => {}
                 "--runs" => plan.runs = arguments.next().map(|text| text.parse()).transpose()?,
+                "--lives" => plan.lives = arguments.next().map_or(Ok(0), |text| text.parse())?,
                 "--patience" => {
                     plan.patience = Duration::from_secs(arguments.next().map_or(Ok(0), |text| text.parse())?);
                 }
@@ -67,6 +70,11 @@ impl Plan {
 
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+
+    /// Sessions of the long run.
+    pub(crate) fn lives(&self) -> usize {
+        self.lives.max(2)
     }
 
     /// How often a figure is measured.

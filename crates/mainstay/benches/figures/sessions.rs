@@ -15,8 +15,7 @@ use crate::table::{Aim, Floor, Row};
 
 /// Sessions created at once.
 const AT_ONCE: usize = 30;
-/// Sessions of the long run, and how many of them are there at a time.
-const LIVES: usize = 1_000;
+/// Sessions of the long run that are there at a time.
 const ALIVE: usize = 50;
 /// Sessions one after the other.
 const FIRST: usize = 200;
@@ -106,10 +105,10 @@ pub(crate) async fn life(plan: &Plan) -> anyhow::Result<()> {
         let pid = stage.server.pid().context("a server")?;
         let mut lives = Lives { memory: Vec::new(), ended: Vec::new(), failed: 0, gone: 0, begun: HashMap::new() };
         let (began, before, busy) = (Instant::now(), usage(pid)?.cpu, Busy::now());
-        lives.run(&stage, pid).await?;
+        lives.run(&stage, pid, plan.lives()).await?;
         let took = began.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let count = LIVES as f64;
+        let count = plan.lives() as f64;
         rates.push(count / took);
         cpu.push((usage(pid)?.cpu - before) * 1e3 / count);
         machine.push(Busy::now().percent_since(busy));
@@ -136,7 +135,8 @@ pub(crate) async fn life(plan: &Plan) -> anyhow::Result<()> {
         Row { what, aim, unit, runs, floors, bound, others: &others, bench: "life" }.print();
     };
     let floors = [Floor { what: "fork and exec of `true`, in turn", unit: "per s", runs: &floors }];
-    row("1,000 sessions, whole life, trivial agent, 50 at once", Aim::AtLeast(50.0), "per s", &rates, &floors, &bound);
+    let what = format!("{} sessions, whole life, trivial agent, 50 at once", plan.lives());
+    row(&what, Aim::AtLeast(50.0), "per s", &rates, &floors, &bound);
     for (when, runs) in ["at the start", "in the middle", "at the end"].into_iter().zip(&memory) {
         row(&format!("the server's resident memory, {when}"), Aim::None, "MB", runs, &[], "history kept for watchers");
     }
@@ -152,12 +152,12 @@ struct Lives {
 }
 
 impl Lives {
-    async fn run(&mut self, stage: &Stage, pid: u32) -> anyhow::Result<()> {
+    async fn run(&mut self, stage: &Stage, pid: u32, count: usize) -> anyhow::Result<()> {
         let mut changes = stage.follow().await?;
-        self.memory.push(usage(pid)?.resident);
+        self.remember(pid)?;
         let mut created = 0;
-        while self.gone < LIVES {
-            while created < LIVES && created - self.gone < ALIVE {
+        while self.gone < count {
+            while created < count && created - self.gone < ALIVE {
                 let name = format!("s{created}");
                 self.begun.insert(name.clone(), Instant::now());
                 request(stage, Method::POST, SESSIONS.to_owned(), session(&name, &json!({})));
@@ -165,7 +165,12 @@ impl Lives {
             }
             let seen = next(&mut changes).await?;
             match seen.phase.as_deref() {
-                None => self.gone(pid)?,
+                None => {
+                    self.gone += 1;
+                    if self.gone.is_multiple_of(count / 2) {
+                        self.remember(pid)?;
+                    }
+                }
                 Some(phase @ ("Completed" | "Failed")) => {
                     // The phase comes again with each later change.
                     if let Some(begun) = self.begun.remove(&seen.name) {
@@ -180,11 +185,10 @@ impl Lives {
         Ok(())
     }
 
-    fn gone(&mut self, pid: u32) -> anyhow::Result<()> {
-        self.gone += 1;
-        if self.gone.is_multiple_of(LIVES / 2) {
-            self.memory.push(usage(pid)?.resident);
-        }
+    fn remember(&mut self, pid: u32) -> anyhow::Result<()> {
+        let now = usage(pid)?;
+        eprintln!("  {} have gone: resident {:.1} MB, {:.1} of it anonymous", self.gone, now.resident, now.anonymous);
+        self.memory.push(now.resident);
         Ok(())
     }
 }
