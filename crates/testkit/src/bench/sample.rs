@@ -29,7 +29,11 @@ impl Sample {
     pub fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
         let at = |index: usize| self.0.get(index).copied().unwrap_or(f64::NAN);
-        if self.0.len().is_multiple_of(2) && middle > 0 { f64::midpoint(at(middle - 1), at(middle)) } else { at(middle) }
+        if self.0.len().is_multiple_of(2) && middle > 0 {
+            f64::midpoint(at(middle - 1), at(middle))
+        } else {
+            at(middle)
+        }
     }
 
     /// The sum of the values over their count.
