@@ -1,7 +1,7 @@
 //! A real `mainstay serve`, as a process of its own that can be killed and started again.
 //!
 //! It listens on a port of its own of the loopback interface and keeps everything in a temporary directory. When it is
-//! dropped, the server and whatever it left running for that directory end, and the directory goes.
+//! dropped, the server and whatever it left running for that directory end, and the directory goes with their cgroups.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -14,6 +14,8 @@ use anyhow::{Context as _, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::crash::leftovers::remove_cgroups;
 
 /// Longest time for the server to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -274,5 +276,6 @@ impl Drop for Server {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+        remove_cgroups(&self.data_dir());
     }
 }

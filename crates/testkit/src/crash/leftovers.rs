@@ -10,6 +10,9 @@ use crate::server::processes_naming;
 
 /// How long the last of it may take to go: a shim ends after its record is read.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often, and how far apart, it is looked whether a cgroup is empty.
+const GLANCES: u32 = 1_000;
+const GLANCE: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything of the sandboxes of a data directory that is on this host: processes but for `but`, directories, cgroups,
@@ -27,9 +30,7 @@ pub fn all(data_dir: &Path, but: Option<u32>) -> Vec<String> {
     }
     let half_made = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "new");
     found.extend(entries(&node.join("templates")).filter(half_made).map(|path| format!("file {}", path.display())));
-    if let Ok(instance) = std::fs::read_to_string(node.join("instance")) {
-        found.extend(cgroups(instance.trim()).into_iter().map(|dir| format!("cgroup {}", dir.display())));
-    }
+    found.extend(cgroups(data_dir).into_iter().map(|dir| format!("cgroup {}", dir.display())));
     found.extend(loop_devices(&words));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     found.extend(mounts.lines().filter(|line| line.contains(&words)).map(|line| format!("mount {line}")));
@@ -61,8 +62,29 @@ fn command_of(pid: u32) -> String {
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
-/// Cgroups of this instance, in every hierarchy.
-fn cgroups(instance: &str) -> Vec<PathBuf> {
+/// Removes the cgroups of sandboxes whose processes were killed, and with them whoever could have removed them.
+pub(crate) fn remove_cgroups(data_dir: &Path) {
+    for dir in cgroups(data_dir) {
+        for sandbox in entries(&dir).filter(|path| path.is_dir()) {
+            let mut glances = 0;
+            // The kernel takes a moment to let go of the killed.
+            while std::fs::remove_dir(&sandbox).is_err() && sandbox.exists() && glances < GLANCES {
+                glances += 1;
+                std::thread::park_timeout(GLANCE);
+            }
+        }
+        // What stays is another test's to find.
+        std::fs::remove_dir(&dir).ok();
+    }
+}
+
+/// Cgroups of a data directory's instance, in every hierarchy.
+fn cgroups(data_dir: &Path) -> Vec<PathBuf> {
+    let Ok(instance) = std::fs::read_to_string(data_dir.join("node/instance")) else { return Vec::new() };
+    let instance = instance.trim();
+    if instance.is_empty() {
+        return Vec::new();
+    }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let hierarchies =
         mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
