@@ -29,13 +29,19 @@ test: ## Installs what the tests need and passes them all (from cold about 15 mi
 	@time cargo test --release --locked --workspace --no-fail-fast
 
 .PHONY: lint
-lint: ## Format, lints, docs and dependency rules, as .ci/run checks them.
-	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --document-private-items
-	scripts/check-structure
+lint: ## Format, structure, licences, lints and docs, all warnings denied (from cold about 4 minutes).
+	$(call say,format)
+	@cargo fmt --all --check
+	$(call say,structure: crate arrows; file sizes; rules)
+	@scripts/check-structure
+	$(call say,licences; bans and sources of dependencies)
 	@scripts/prepare lint
-	PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo deny --locked --log-level error check licenses bans sources
+	@PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo deny --locked --log-level error check licenses bans sources
+	$(call say,lints)
+	@time cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(call say,docs; links to private items are for readers of the source)
+	@RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
+		cargo doc --release --locked --workspace --no-deps --document-private-items -q
 
 .PHONY: bench
 bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).

@@ -1,6 +1,6 @@
 //! The node agent: keeps the sandboxes of this machine as the Pods of node `local` say.
 //!
-//! A watch tells of Pods; each has one task ([`worker`]) that observes, plans ([`plan`], pure) and applies. Started and
+//! A watch tells of Pods; each has one task (`worker`) that observes, plans (`plan`, pure) and applies. Started and
 //! adopted sandboxes are watched alike. The agent can die at any time: shims, records and the API hold all state.
 //!
 //! Where to look: `prepare` and `sources` make a launch of a Pod; `relay` is the sandbox's door to the API; `logs` reads

@@ -105,7 +105,9 @@ pub(crate) async fn life(plan: &Plan) -> anyhow::Result<()> {
         let pid = stage.server.pid().context("a server")?;
         let mut lives = Lives { memory: Vec::new(), ended: Vec::new(), failed: 0, gone: 0, begun: HashMap::new() };
         let (began, before, busy) = (Instant::now(), usage(pid)?.cpu, Busy::now());
-        lives.run(&stage, pid, plan.lives()).await?;
+        if let Err(error) = lives.run(&stage, pid, plan.lives()).await {
+            return Err(error.context(stage.left().await));
+        }
         let took = began.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let count = plan.lives() as f64;

@@ -86,6 +86,21 @@ impl Stage {
         Ok(())
     }
 
+    /// What is there when nothing happens any more: sessions, Pods, and what the server logged.
+    pub(crate) async fn left(&self) -> String {
+        let mut text = String::new();
+        for path in [SESSIONS, "/api/v1/namespaces/bench/pods"] {
+            let mut link = self.link.clone();
+            let list = timeout(PATIENCE, link.send(Method::GET, path, "")).await;
+            let list = list.map_err(anyhow::Error::from).and_then(|list| Ok(serde_json::from_slice::<Value>(&list?)?));
+            match list {
+                Ok(list) => text += &format!("{path}: {:#}\n", list["items"]),
+                Err(error) => text += &format!("{path}: {error:#}\n"),
+            }
+        }
+        text + &self.server.log_text()
+    }
+
     /// Deletes all sessions, waits until they have gone, and ends the server.
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.link.send(Method::DELETE, SESSIONS, "").await?;

@@ -70,7 +70,7 @@ Examples:
   mainstay watch session fix
   mainstay watch pods -A -o json      # one JSON event per line")]
 pub(crate) struct WatchArgs {
-    /// KIND [NAME], or KIND/NAME
+    /// A kind, alone or followed by a name; or KIND/NAME
     #[arg(required = true, num_args = 1..=2, value_name = "KIND [NAME]", add = clap_complete::ArgValueCompleter::new(super::complete::kinds_and_names))]
     what: Vec<String>,
     #[command(flatten)]
