@@ -88,17 +88,18 @@ impl Stage {
 
     /// What is there when nothing happens any more: sessions, Pods, and what the server logged.
     pub(crate) async fn left(&self) -> String {
-        let mut text = String::new();
+        let mut parts = Vec::new();
         for path in [SESSIONS, "/api/v1/namespaces/bench/pods"] {
             let mut link = self.link.clone();
             let list = timeout(PATIENCE, link.send(Method::GET, path, "")).await;
             let list = list.map_err(anyhow::Error::from).and_then(|list| Ok(serde_json::from_slice::<Value>(&list?)?));
-            match list {
-                Ok(list) => text += &format!("{path}: {:#}\n", list["items"]),
-                Err(error) => text += &format!("{path}: {error:#}\n"),
-            }
+            parts.push(match list {
+                Ok(list) => format!("{path}: {:#}\n", list["items"]),
+                Err(error) => format!("{path}: {error:#}\n"),
+            });
         }
-        text + &self.server.log_text()
+        parts.push(self.server.log_text());
+        parts.concat()
     }
 
     /// Deletes all sessions, waits until they have gone, and ends the server.
