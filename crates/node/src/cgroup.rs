@@ -1,8 +1,8 @@
 //! Cgroups: limits that the kernel keeps, and counts that it takes, on v1, v2 and hybrid hosts.
 //!
 //! A sandbox gets `mainstay/INSTANCE/POD_UID` right below the root of each hierarchy that it needs, outside of the
-//! control plane's own cgroup: neither the service's limits nor its end touch a sandbox. An ordinary user gets a
-//! directory beside its own in the hierarchy that was delegated to it, or no limits.
+//! control plane's own cgroup: neither the service's limits nor its end touch a sandbox. An ordinary user gets the same
+//! below the directory that was delegated to it, or no limits.
 
 mod hierarchy;
 
@@ -83,13 +83,25 @@ fn parents(root: bool) -> Vec<Hierarchy> {
     if root { mounted().unwrap_or_default() } else { hierarchy::delegated().into_iter().collect() }
 }
 
+/// A sandbox's directory below each of them.
+fn name_of(instance: &str, pod_uid: &str) -> PathBuf {
+    Path::new(TOP).join(instance).join(pod_uid)
+}
+
+/// Those of this process's user.
+fn own_parents() -> Vec<Hierarchy> {
+    parents(rustix::process::geteuid().is_root())
+}
+
 impl Cgroups {
     /// Makes the cgroups of one sandbox and writes its limits. With `root`, always with the memory controller, if
     /// there is one, since it also counts kills.
     pub(crate) fn create(instance: &str, pod_uid: &str, limits: &Limits, root: bool) -> Result<Self, SandboxError> {
-        let parents = parents(root);
+        Self::create_below(&parents(root), &name_of(instance, pod_uid), limits, root)
+    }
+
+    fn create_below(parents: &[Hierarchy], name: &Path, limits: &Limits, root: bool) -> Result<Self, SandboxError> {
         let mut cgroups = Self::default();
-        let name = if root { Path::new(TOP).join(instance).join(pod_uid) } else { format!("{TOP}-{pod_uid}").into() };
         for limit in wanted(limits) {
             let Some(parent) = parents.iter().find(|parent| parent.controls(limit.controller)) else {
                 cgroups.remove();
@@ -98,7 +110,7 @@ impl Cgroups {
                     limit.controller
                 )));
             };
-            if let Err(error) = cgroups.limit(parent, &name, &limit) {
+            if let Err(error) = cgroups.limit(parent, name, &limit) {
                 cgroups.remove();
                 return Err(error).during(format!("limit {}", limit.controller));
             }
@@ -106,7 +118,7 @@ impl Cgroups {
         }
         let counting = parents.iter().find(|parent| root && parent.controls("memory"));
         if let Some(parent) = counting
-            && let Err(error) = cgroups.directory(parent, &name, "memory")
+            && let Err(error) = cgroups.directory(parent, name, "memory")
         {
             cgroups.remove();
             return Err(error).during("make a memory cgroup");
@@ -228,14 +240,18 @@ fn kill_in(dir: &Path) {
 /// Removes the directories of `instance` in which no sandbox's is: a shim that was killed between making the one and the
 /// other leaves it so. A shim that is between the two now makes it anew.
 pub fn remove_empty(instance: &str) {
-    for hierarchy in mounted().unwrap_or_default() {
+    for hierarchy in own_parents() {
         std::fs::remove_dir(hierarchy.dir.join(TOP).join(instance)).ok();
     }
 }
 
 /// Cgroup directories of `instance` on this host: what is left of sandboxes nobody knows any more shows here.
 pub fn of_instance(instance: &str) -> Vec<(String, PathBuf)> {
-    let tops = mounted().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.dir.join(TOP).join(instance));
+    below(&own_parents(), instance)
+}
+
+fn below(parents: &[Hierarchy], instance: &str) -> Vec<(String, PathBuf)> {
+    let tops = parents.iter().map(|hierarchy| hierarchy.dir.join(TOP).join(instance));
     let entries = tops.filter_map(|top| std::fs::read_dir(top).ok()).flatten().filter_map(Result::ok);
     let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     dirs.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
@@ -280,6 +296,19 @@ mod tests {
             }
         });
         assert_eq!(std::fs::read_dir(dir.path().join(TOP)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_an_ordinary_users_sandbox_left_is_found_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let delegated =
+            [Hierarchy { dir: dir.path().to_owned(), version: Version::V1, controllers: vec!["pids".to_owned()] }];
+        let limits = Limits { pids: Some(9), ..Limits::default() };
+        let made = Cgroups::create_below(&delegated, &name_of("instance", "pod"), &limits, false).unwrap();
+        let [cgroup] = made.paths().try_into().unwrap();
+        assert_eq!(std::fs::read_to_string(cgroup.join("pids.max")).unwrap(), "9");
+        assert_eq!(below(&delegated, "instance"), [("pod".to_owned(), cgroup)]);
+        assert!(below(&delegated, "another").is_empty());
     }
 
     #[test]
