@@ -42,7 +42,7 @@ fn draft(uid: &str, rest: &str) -> Draft {
 impl World {
     async fn create(&self, resource: &str, name: &str, uid: &str, rest: &str) -> Arc<Object> {
         let key = Key::new(resource, "team", name);
-        self.store.write(Write::Create { key, draft: draft(uid, rest) }).await.unwrap()
+        self.store.write(Write::Create { key, draft: draft(uid, rest), requires: None }).await.unwrap()
     }
 
     async fn update(&self, old: &Object, rest: &str) -> Arc<Object> {

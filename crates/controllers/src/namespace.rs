@@ -5,8 +5,8 @@
 //! Invariants:
 //! - Sessions go first and are waited for, then Pods, then all the rest: nothing that a running sandbox needs is taken
 //!   from under it.
-//! - The namespace is let go only after a look at every kind showed nothing. The API makes nothing new in a namespace
-//!   that is being deleted, so that look is final.
+//! - The namespace is let go only after a look at every kind showed nothing. The store takes nothing new into a
+//!   namespace that is being deleted, so that look is final.
 //! - An object is deleted under the uid that was seen.
 
 use std::sync::Arc;

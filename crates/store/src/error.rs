@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mainstay_runtime::{Class, Classify, Reason};
 
-use crate::object::{Object, Revision};
+use crate::object::{Key, Object, Revision};
 
 /// A store operation did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum StoreError {
     /// An update or delete found another revision.
     #[error("the object is at revision {}", .0.revision)]
     Conflict(Arc<Object>),
+    /// Another object is not, or no longer, as the write requires it.
+    #[error("{0} is not as the write requires it")]
+    Unmet(Key),
     /// The revision asked for lies below the compaction floor.
     #[error("revision {asked} is no longer retained (floor {floor})")]
     Expired {
@@ -75,7 +78,7 @@ impl Classify for StoreError {
         match self {
             Self::Exists(_) => Class::Terminal(Reason::AlreadyExists),
             Self::Missing => Class::Terminal(Reason::NotFound),
-            Self::Conflict(_) => Class::Conflict,
+            Self::Conflict(_) | Self::Unmet(_) => Class::Conflict,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
             Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked { .. } => Class::TRANSIENT,

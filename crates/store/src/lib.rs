@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 
 pub use error::StoreError;
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, RunRow};
-pub use object::{Draft, Key, Meta, Object, Revision, Write};
+pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
 pub use sqlite::{Options, SqliteStore};
 pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 
@@ -37,7 +37,8 @@ pub trait Store: Send + Sync + 'static {
     /// Applies one write, compare-and-swap; all writes in flight share commits (group commit).
     ///
     /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::Missing`], [`StoreError::Conflict`] leave nothing behind and take no revision.
+    /// [`StoreError::Unmet`], [`StoreError::Exists`], [`StoreError::Missing`], [`StoreError::Conflict`] leave nothing
+    /// behind and take no revision; the first of them that applies, in this order.
     fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
 
     /// Changes of a scope with a revision above `after`, in revision order, each once; then on, live.

@@ -105,6 +105,18 @@ impl Draft {
     }
 }
 
+/// Another object as it must be for a write to hold: what the writer concluded from it is then still true.
+///
+/// It is checked in the write's own transaction. So nothing is ever created under an object that has changed, or gone,
+/// since its creator looked at it, whatever becomes of the creator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requires {
+    /// Which object.
+    pub key: Key,
+    /// The revision that it must still be at.
+    pub revision: Revision,
+}
+
 /// One compare-and-swap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
@@ -114,6 +126,8 @@ pub enum Write {
         key: Key,
         /// Its content.
         draft: Draft,
+        /// What must hold besides, such as the namespace that it is to live in.
+        requires: Option<Requires>,
     },
     /// The object must be at revision `expected`.
     Update {
@@ -140,6 +154,14 @@ impl Write {
     pub const fn key(&self) -> &Key {
         match self {
             Self::Create { key, .. } | Self::Update { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// What must hold besides.
+    pub const fn requires(&self) -> Option<&Requires> {
+        match self {
+            Self::Create { requires, .. } => requires.as_ref(),
+            Self::Update { .. } | Self::Delete { .. } => None,
         }
     }
 

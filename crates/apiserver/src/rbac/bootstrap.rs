@@ -108,7 +108,7 @@ impl Maker<'_> {
             let write = match self.store.get(&key).await.map_err(failed)? {
                 None => {
                     let draft = draft(kind, &self.fresh(kind, namespace, name, &body));
-                    Write::Create { key: key.clone(), draft }
+                    Write::Create { key: key.clone(), draft, requires: None }
                 }
                 Some(found) => match put_back(&found, &body, ours) {
                     None => return Ok(()),

@@ -55,7 +55,7 @@ impl Fixture {
         let draft = draft(kind, &body);
         let write = match self.store.get(&key).await.unwrap() {
             Some(found) => Write::Update { key, draft, expected: found.revision },
-            None => Write::Create { key, draft },
+            None => Write::Create { key, draft, requires: None },
         };
         self.store.write(write).await.unwrap()
     }

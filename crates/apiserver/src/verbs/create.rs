@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use mainstay_store::{Object, Revision, StoreError, Write};
+use mainstay_store::{Object, Requires, Revision, StoreError, Write};
 use rand::seq::IndexedRandom;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -23,6 +23,8 @@ const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const MAX_GENERATED_BASE: usize = 58;
 /// Draws of a generated name before giving up.
 const MAX_DRAWS: usize = 8;
+/// Draws, and changes of the namespace in between, before giving up.
+const MAX_RACES: usize = 128;
 
 /// Answers `POST` on a collection.
 ///
@@ -38,15 +40,12 @@ pub(crate) async fn create(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     admission::check_type(call.entry, &mut value)?;
     admission::check_namespace(call.entry, &mut value, &namespace)?;
     let generate = prepare(call, &mut value)?;
-    let place = call.server.place(call.entry, &namespace, object::text(&value, "name")).await?;
+    let within = call.server.place(call.entry, &namespace, object::text(&value, "name")).await?;
     complete(call, &mut value, options, &mut warnings).await?;
     let turn = quota::admit(call, &value).await?;
     let created =
-        if options.dry_run { pretend(call, &value).await? } else { store(call, &mut value, generate).await? };
+        if options.dry_run { pretend(call, &value).await? } else { store(call, &mut value, generate, within).await? };
     drop(turn);
-    if !options.dry_run {
-        place.confirm(call, &created).await?;
-    }
     let mut response = read::object_response(call, StatusCode::CREATED, &created).await?;
     crate::respond::warn(&mut response, &warnings);
     Ok(response)
@@ -104,20 +103,32 @@ async fn complete(
     habits::permit(call, value, None).await
 }
 
-async fn store(call: &Call<'_>, value: &mut Value, generate: Option<String>) -> ApiResult<Arc<Object>> {
-    for _ in 0..MAX_DRAWS {
+/// Writes the object where it still may be: whatever happened since the first look at its namespace, and however this
+/// server ends, nothing comes into being in a namespace that is gone or going.
+async fn store(
+    call: &Call<'_>,
+    value: &mut Value,
+    generate: Option<String>,
+    mut within: Option<Requires>,
+) -> ApiResult<Arc<Object>> {
+    let mut draws = 1;
+    for _ in 0..MAX_RACES {
         let key = call.entry.key(call.namespace(), object::text(value, "name"));
         let draft = habits::sealed_draft(call.server, call.entry, value)?;
-        match call.server.store().write(Write::Create { key, draft }).await {
-            Err(StoreError::Exists(_)) if generate.is_some() => {
+        match call.server.store().write(Write::Create { key, draft, requires: within.clone() }).await {
+            Err(StoreError::Exists(_)) if generate.is_some() && draws < MAX_DRAWS => {
+                draws += 1;
                 object::set(value, "name", draw_name(generate.as_deref().unwrap_or_default()));
+            }
+            Err(StoreError::Unmet(_)) => {
+                within = call.server.place(call.entry, call.namespace(), object::text(value, "name")).await?;
             }
             other => {
                 return other.map_err(|error| ApiError::from_store(&error, call.about(object::text(value, "name"))));
             }
         }
     }
-    Err(ApiError::already_exists(call.about(object::text(value, "name"))))
+    Err(ApiError::modified(call.about(object::text(value, "name"))))
 }
 
 /// What `dryRun` answers: the object as it would be, at no revision.
@@ -135,18 +146,14 @@ async fn pretend(call: &Call<'_>, value: &Value) -> ApiResult<Arc<Object>> {
     Ok(Arc::new(Object { key, revision: Revision(0), meta: draft.meta, body }))
 }
 
-/// Where a new object is to live: a namespace that exists and is not going away.
-#[derive(Debug)]
-pub(crate) struct Place(Option<Arc<Object>>);
-
 impl crate::ApiServer {
-    /// Finds the namespace of a new object.
+    /// What must stay true for a new object to be stored: its namespace exists and is not going away.
     ///
     /// # Errors
     /// 404 when there is none, 403 when it is terminating.
-    pub(crate) async fn place(&self, entry: &crate::catalog::Entry, namespace: &str, name: &str) -> ApiResult<Place> {
+    async fn place(&self, entry: &crate::catalog::Entry, namespace: &str, name: &str) -> ApiResult<Option<Requires>> {
         let Some(namespaces) = self.catalog().of_group("", "namespaces").filter(|_| entry.kind.namespaced) else {
-            return Ok(Place(None));
+            return Ok(None);
         };
         let about = crate::status::About { kind: &namespaces.kind, name: namespace };
         let found = self
@@ -164,7 +171,7 @@ impl crate::ApiServer {
                 format!("namespace {namespace} is being terminated"),
             ));
         }
-        Ok(Place(Some(found)))
+        Ok(Some(Requires { key: found.key.clone(), revision: found.revision }))
     }
 }
 
@@ -179,26 +186,4 @@ fn is_terminating(namespace: &Object) -> bool {
         deletion_timestamp: Option<serde::de::IgnoredAny>,
     }
     serde_json::from_slice::<Probe>(&namespace.body).is_ok_and(|probe| probe.metadata.deletion_timestamp.is_some())
-}
-
-impl Place {
-    /// Looks again after the write: an object that slipped in after its namespace began to go away is taken back, so
-    /// that the namespace's last look, which may have come before, misses nothing.
-    async fn confirm(&self, call: &Call<'_>, created: &Arc<Object>) -> ApiResult<()> {
-        let Some(before) = &self.0 else { return Ok(()) };
-        let now = call.server.store().get(&before.key).await.ok().flatten();
-        if now.as_ref().is_some_and(|now| now.revision == before.revision) {
-            return Ok(());
-        }
-        let Err(gone) = call.server.place(call.entry, call.namespace(), &created.key.name).await else {
-            return Ok(());
-        };
-        let value = object::parse(created)?;
-        let draft = object::draft(call.entry, &value)?;
-        let undo = Write::Delete { key: created.key.clone(), draft, expected: created.revision };
-        match call.server.store().write(undo).await {
-            Ok(_) | Err(StoreError::Missing | StoreError::Conflict(_)) => Err(gone),
-            Err(error) => Err(ApiError::from_store(&error, call.about(&created.key.name))),
-        }
-    }
 }

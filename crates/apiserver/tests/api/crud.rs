@@ -70,6 +70,41 @@ async fn a_namespace_must_be_there_and_stay() {
     api.get("/api/v1/namespaces/other").await.refused(404, "not found");
 }
 
+/// Creates race the deletion of their namespace: what was stored was stored before the deletion began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_into_a_namespace_whose_deletion_has_begun() {
+    let api = Harness::new().await;
+    let revision =
+        |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let mut refused = 0;
+    for round in 0..20 {
+        let name = format!("n{round}");
+        let made = api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
+        let (path, namespace) = (format!("/api/v1/namespaces/{name}/configmaps"), format!("/api/v1/namespaces/{name}"));
+        let creates = (0..24).map(|one| {
+            let (api, path) = (&api, &path);
+            async move { api.post(path, &configmap(&format!("c{one}"))).await }
+        });
+        let (answers, going) = futures::future::join(futures::future::join_all(creates), api.delete(&namespace)).await;
+        let began = revision(&going.expect(200));
+        for answer in answers {
+            if answer.status != 201 {
+                refused += 1;
+                answer.refused(403, "because it is being terminated");
+            }
+        }
+        // Not only what is there now: nothing was stored, and taken back, either.
+        let scope = mainstay_store::Scope::resource("/configmaps").within(name);
+        let mut watch = api.store.watch(scope, mainstay_store::Revision(revision(&made))).await.unwrap();
+        let mut seen = 0;
+        while let Some(changes) = futures::FutureExt::now_or_never(watch.next()) {
+            seen = changes.unwrap().last().unwrap().revision().0;
+        }
+        assert!(seen < began, "round {round}: stored at {seen}, the deletion began at {began}");
+    }
+    assert!(refused > 0, "no create came after the deletion: nothing was shown");
+}
+
 #[tokio::test]
 async fn status_and_spec_are_kept_apart() {
     let api = Harness::new().await;

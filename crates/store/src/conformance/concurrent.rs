@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use super::validator::{Record, Recording, validate};
 use super::{Fixture, Outcome, draft, drain, ensure, key, text};
-use crate::object::{Key, Object, Revision, Write};
+use crate::object::{Key, Object, Requires, Revision, Write};
 use crate::watch::{ChangeKind, Scope, WatchEnd};
 use crate::{ListQuery, Store, StoreError};
 
@@ -57,7 +57,9 @@ pub(super) async fn run(fixture: &dyn Fixture, seed: u64, steps: usize) -> Outco
     let (told, seen, compacted) = futures::join!(join_all(writers), join_all(watchers), compactor);
     compacted?;
     let told: Result<Vec<_>, _> = told.into_iter().collect();
-    let log = one_order(told?.into_iter().flatten().collect())?;
+    let told: Vec<Told> = told?.into_iter().flatten().collect();
+    let log = one_order(told.iter().map(|(record, _)| record.clone()).collect())?;
+    told.iter().try_for_each(|told| stood(&log, told))?;
     for recordings in seen {
         for recording in recordings? {
             validate(&log, &recording).map_err(|violation| format!("{violation}: {recording:?}"))?;
@@ -68,8 +70,11 @@ pub(super) async fn run(fixture: &dyn Fixture, seed: u64, steps: usize) -> Outco
     ends_as(fixture, &log).await
 }
 
+/// A successful write, and what it required.
+type Told = (Record, Option<Requires>);
+
 /// Writes, and notes what it was told.
-async fn writer(store: &dyn Store, mut dice: Dice, steps: usize) -> Result<Vec<Record>, String> {
+async fn writer(store: &dyn Store, mut dice: Dice, steps: usize) -> Result<Vec<Told>, String> {
     let mut told = Vec::new();
     for _ in 0..steps {
         let key = dice.key();
@@ -77,21 +82,42 @@ async fn writer(store: &dyn Store, mut dice: Dice, steps: usize) -> Result<Vec<R
         let current = store.get(&key).await.map_err(|error| text(&error))?;
         let expected = current.as_ref().map_or(Revision(0), |object| object.revision);
         let (write, kind) = match (&current, dice.roll(4)) {
-            (None, _) => (Write::Create { key: key.clone(), draft }, ChangeKind::Created),
+            (None, _) => {
+                let requires = leans_on(store, &mut dice).await?;
+                (Write::Create { key: key.clone(), draft, requires }, ChangeKind::Created)
+            }
             (Some(_), 0) => (Write::Delete { key: key.clone(), draft, expected }, ChangeKind::Deleted),
             (Some(_), _) => (Write::Update { key: key.clone(), draft, expected }, ChangeKind::Updated),
         };
+        let required = write.requires().cloned();
         match store.write(write).await {
             Ok(object) => {
                 reads_own_write(store, &object).await?;
                 let previous = current.map(|object| object.revision);
-                told.push(Record { revision: object.revision, key, kind, body: object.body.to_vec(), previous });
+                let (revision, body) = (object.revision, object.body.to_vec());
+                told.push((Record { revision, key, kind, body, previous }, required));
             }
-            Err(StoreError::Exists(_) | StoreError::Missing | StoreError::Conflict(_)) => {}
+            Err(StoreError::Exists(_) | StoreError::Missing | StoreError::Conflict(_) | StoreError::Unmet(_)) => {}
             Err(error) => return Err(text(&error)),
         }
     }
     Ok(told)
+}
+
+/// Another object as it is, or nothing.
+async fn leans_on(store: &dyn Store, dice: &mut Dice) -> Result<Option<Requires>, String> {
+    let other = store.get(&dice.key()).await.map_err(|error| text(&error))?;
+    Ok(other.map(|other| Requires { key: other.key.clone(), revision: other.revision }))
+}
+
+/// What a write required was so when it was made.
+fn stood(log: &[Record], (written, required): &Told) -> Outcome {
+    let Some(required) = required else { return Ok(()) };
+    let earlier = |record: &&Record| record.revision < written.revision && record.key == required.key;
+    let last = log.iter().rev().find(earlier);
+    let held = last.is_some_and(|last| last.revision == required.revision && last.kind != ChangeKind::Deleted);
+    ensure!(held, "{written:?} required {required:?}, which was {last:?}");
+    Ok(())
 }
 
 /// A written object may have been deleted by another since, but never reads older.

@@ -18,6 +18,8 @@ pub struct Model {
 /// Why a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// Another object is not as required.
+    Unmet,
     /// The key is taken.
     Exists,
     /// There is no such object.
@@ -60,6 +62,11 @@ impl Model {
     /// # Errors
     /// Why it does nothing.
     pub fn write(&mut self, write: &Write) -> Result<Record, Refusal> {
+        if let Some(required) = write.requires()
+            && self.current(&required.key).is_none_or(|record| record.revision != required.revision)
+        {
+            return Err(Refusal::Unmet);
+        }
         let previous = self.current(write.key()).map(|record| record.revision);
         let kind = match (write, previous) {
             (Write::Create { .. }, Some(_)) => return Err(Refusal::Exists),

@@ -8,7 +8,7 @@ use proptest::prelude::{Strategy, prop_oneof};
 use super::model::{Model, Refusal};
 use super::validator::{Recording, validate};
 use super::{Fixture, Outcome, draft, drain, ensure, key, text};
-use crate::object::{Object, Revision, Write};
+use crate::object::{Object, Requires, Revision, Write};
 use crate::watch::{Scope, Watch, WatchEnd};
 use crate::{ListQuery, Store, StoreError};
 
@@ -16,6 +16,7 @@ use crate::{ListQuery, Store, StoreError};
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Create(u8, u32),
+    CreateWithin { key: u8, value: u32, other: u8, stale: Staleness },
     Update(u8, u32, Staleness),
     Delete(u8, u32, Staleness),
     List { scope: u8, limit: usize, behind: u64 },
@@ -33,6 +34,8 @@ pub(super) fn history(steps: usize) -> impl Strategy<Value = Vec<Step>> {
     let key = 0_u8..16;
     let step = prop_oneof![
         8 => (key.clone(), 0_u32..1_000).prop_map(|(key, value)| Step::Create(key, value)),
+        4 => (key.clone(), 0_u32..1_000, key.clone(), proptest::bool::weighted(0.2))
+            .prop_map(|(key, value, other, stale)| Step::CreateWithin { key, value, other, stale }),
         10 => (key.clone(), 0_u32..1_000, proptest::bool::weighted(0.2)).prop_map(|(k, v, s)| Step::Update(k, v, s)),
         5 => (key, 0_u32..1_000, proptest::bool::weighted(0.2)).prop_map(|(k, v, s)| Step::Delete(k, v, s)),
         3 => (0_u8..32, 1_usize..5, 0_u64..20).prop_map(|(scope, limit, behind)| Step::List { scope, limit, behind }),
@@ -80,7 +83,13 @@ fn scope(number: u8) -> Scope {
 impl Run<'_> {
     async fn step(&mut self, step: Step) -> Outcome {
         match step {
-            Step::Create(k, value) => self.write(Write::Create { key: key(k), draft: draft(value) }).await,
+            Step::Create(k, value) => {
+                self.write(Write::Create { key: key(k), draft: draft(value), requires: None }).await
+            }
+            Step::CreateWithin { key: k, value, other, stale } => {
+                let requires = Some(Requires { key: key(other), revision: self.expected(other, stale) });
+                self.write(Write::Create { key: key(k), draft: draft(value), requires }).await
+            }
             Step::Update(k, value, stale) => {
                 let expected = self.expected(k, stale);
                 self.write(Write::Update { key: key(k), draft: draft(value), expected }).await
@@ -130,6 +139,9 @@ impl Run<'_> {
                 ensure!(current.is_some_and(|record| same(at, record)), "refused with {at:?}");
             }
             (Err(StoreError::Missing), Err(Refusal::Missing)) => {}
+            (Err(StoreError::Unmet(of)), Err(Refusal::Unmet)) => {
+                ensure!(write.requires().is_some_and(|required| required.key == *of), "{of} was not required");
+            }
             _ => return Err(format!("got {got:?}, expected {want:?}")),
         }
         let got = self.store.get(write.key()).await.map_err(|error| text(&error))?;

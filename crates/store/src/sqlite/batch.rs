@@ -51,10 +51,12 @@ impl<'h> Plan<'h> {
 
     /// Checks a write, and plans it when it holds.
     pub(super) fn write(&mut self, write: &Write, meta: String) -> Result<Arc<Object>, StoreError> {
-        let current = match self.ahead.get(write.key()) {
-            Some(ahead) => ahead.clone(),
-            None => self.hub.get(write.key()),
-        };
+        if let Some(required) = write.requires()
+            && self.current(&required.key).is_none_or(|found| found.revision != required.revision)
+        {
+            return Err(StoreError::Unmet(required.key.clone()));
+        }
+        let current = self.current(write.key());
         let kind = match (write, &current) {
             (Write::Create { .. }, None) => ChangeKind::Created,
             (Write::Create { .. }, Some(current)) => return Err(StoreError::Exists(Arc::clone(current))),
@@ -76,6 +78,11 @@ impl<'h> Plan<'h> {
         self.changes.push(change);
         self.metas.push(meta);
         Ok(object)
+    }
+
+    /// The object as it will be once what is planned so far is committed.
+    fn current(&self, key: &Key) -> Option<Arc<Object>> {
+        self.ahead.get(key).map_or_else(|| self.hub.get(key), Clone::clone)
     }
 
     /// Raises the revision, then writes each change.

@@ -2,7 +2,8 @@
 
 use futures::FutureExt;
 use mainstay_store::{
-    Append, ChangeKind, ListQuery, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, WatchEnd,
+    Append, ChangeKind, ListQuery, Options, Requires, Revision, RunRow, Scope, SqliteStore, Store, StoreError,
+    WatchEnd, Write,
 };
 
 use super::support::{body, create, delete, draft, key, message, open, put, update};
@@ -30,6 +31,37 @@ async fn writes_are_compared_and_swapped_and_survive_a_reopening() {
     assert_eq!(store.revision(), Revision(4));
     assert_eq!(store.stats().objects, 1);
     assert_eq!(put(&store, create(&b, "b")).await.unwrap().revision, Revision(5));
+}
+
+#[tokio::test]
+async fn a_create_holds_only_while_what_it_requires_is_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let namespace = key("", "namespace");
+    let within = |name: &str, revision| Write::Create {
+        key: key("namespace", name),
+        draft: draft("x"),
+        requires: Some(Requires { key: namespace.clone(), revision: Revision(revision) }),
+    };
+    let unmet = |outcome| matches!(outcome, Err(StoreError::Unmet(of)) if of == namespace);
+    assert!(unmet(put(&store, within("early", 1)).await));
+    put(&store, create(&namespace, "1")).await.unwrap();
+    put(&store, within("a", 1)).await.unwrap();
+    assert!(matches!(put(&store, within("a", 1)).await, Err(StoreError::Exists(_))));
+    // In one batch, each write is judged by those before it.
+    let (first, changed, stale, fresh, gone, late) = futures::join!(
+        store.write(within("b", 1)),
+        store.write(update(&namespace, "2", 1)),
+        store.write(within("c", 1)),
+        store.write(within("c", 4)),
+        store.write(delete(&namespace, "3", 4)),
+        store.write(within("d", 4)),
+    );
+    assert_eq!((first.unwrap().revision.0, changed.unwrap().revision.0), (3, 4));
+    assert!(unmet(stale));
+    assert_eq!((fresh.unwrap().revision.0, gone.unwrap().revision.0), (5, 6));
+    assert!(unmet(late));
+    assert_eq!((store.revision(), store.stats().objects), (Revision(6), 3));
 }
 
 #[tokio::test]
@@ -200,7 +232,7 @@ async fn too_much_is_refused() {
     let store = SqliteStore::open(Options { queue_items: 1, ..Options::new(dir.path()) }).unwrap();
     let mut huge = draft("x");
     huge.head = vec![b' '; mainstay_store::sqlite::MAX_OBJECT].into();
-    let write = mainstay_store::Write::Create { key: key("a", "a"), draft: huge };
+    let write = Write::Create { key: key("a", "a"), draft: huge, requires: None };
     assert!(matches!(put(&store, write).await, Err(StoreError::TooLarge { .. })));
     let writes: Vec<_> = (0..64).map(|n| store.write(create(&key("a", &n.to_string()), "x"))).collect();
     let outcomes = futures::future::join_all(writes).await;

@@ -30,7 +30,7 @@ async fn write_for_ever(store: &SqliteStore, task: usize) {
         let current = store.get(&key).await.unwrap().map(|object| object.revision);
         let value = format!("{task}-{turn}");
         let (write, kind) = match current {
-            None => (Write::Create { key, draft: draft(&value) }, "ADDED"),
+            None => (Write::Create { key, draft: draft(&value), requires: None }, "ADDED"),
             Some(expected) if turn % 3 == 0 => (Write::Delete { key, draft: draft(&value), expected }, "DELETED"),
             Some(expected) => (Write::Update { key, draft: draft(&value), expected }, "MODIFIED"),
         };
@@ -177,7 +177,7 @@ async fn survivor() {
     let store = open(&dir);
     for turn in 1..=10_u64 {
         let key = key("a", &turn.to_string());
-        let outcome = store.write(Write::Create { key: key.clone(), draft: draft("x") }).await;
+        let outcome = store.write(Write::Create { key: key.clone(), draft: draft("x"), requires: None }).await;
         if turn == 5 {
             assert!(matches!(outcome, Err(StoreError::Database(_))), "{outcome:?}");
             assert_eq!(store.get(&key).await.unwrap(), None);

@@ -26,7 +26,7 @@ pub(crate) fn body(value: &str, revision: u64) -> String {
 }
 
 pub(crate) fn create(key: &Key, value: &str) -> Write {
-    Write::Create { key: key.clone(), draft: draft(value) }
+    Write::Create { key: key.clone(), draft: draft(value), requires: None }
 }
 
 pub(crate) fn update(key: &Key, value: &str, expected: u64) -> Write {
