@@ -4,6 +4,7 @@
 //! change is compared with. *Visible*: what clients read and patch, without what is write-only.
 
 pub(crate) mod credential;
+mod namespace;
 mod project;
 pub(crate) mod secret;
 pub(crate) mod session;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mainstay_api::{Fault, FieldError};
 use mainstay_store::{Draft, Object};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::catalog::{Entry, Habit};
 use crate::crypt::{CryptError, MAX_PLAIN, Place};
@@ -111,17 +112,12 @@ pub(crate) async fn complete(
         Habit::Secret => secret::complete(new),
         Habit::Credential => credential::complete(new, old),
         Habit::Session => session::complete(call, new, errors).await?,
-        Habit::Namespace if old.is_none() => new["spec"]["finalizers"] = json!([NAMESPACE_FINALIZER]),
-        // Only `/finalize` may release a namespace.
-        Habit::Namespace => new["spec"] = old.map_or(Value::Null, |old| old["spec"].clone()),
+        Habit::Namespace => namespace::complete(new, old, errors),
         Habit::Project if old.is_none() => project::complete(call, new).await?,
         Habit::Plain | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
     }
     Ok(())
 }
-
-/// In `spec.finalizers` of every Namespace until the namespace controller has emptied it, as upstream has it.
-pub(crate) const NAMESPACE_FINALIZER: &str = "kubernetes";
 
 /// Rights that depend on what is written, not only on the path.
 ///

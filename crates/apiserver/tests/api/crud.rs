@@ -61,13 +61,28 @@ async fn a_namespace_must_be_there_and_stay() {
     assert!(going["metadata"]["deletionTimestamp"].is_string());
     api.post(path, &configmap("b")).await.refused(403, "because it is being terminated");
     // Only /finalize releases it, and then it is gone.
-    api.merge("/api/v1/namespaces/other", &json!({"spec": {"finalizers": []}})).await.expect(200);
+    let release = json!({"spec": {"finalizers": []}});
+    api.merge("/api/v1/namespaces/other", &release).await.refused(422, "spec.finalizers: Forbidden");
     let held = api.get("/api/v1/namespaces/other").await.expect(200);
     assert_eq!(held["spec"]["finalizers"], json!(["kubernetes"]));
     let body =
         json!({"metadata": {"resourceVersion": held["metadata"]["resourceVersion"]}, "spec": {"finalizers": []}});
     api.merge("/api/v1/namespaces/other/finalize", &body).await.expect(200);
     api.get("/api/v1/namespaces/other").await.refused(404, "not found");
+}
+
+#[tokio::test]
+async fn finalizers_of_a_namespace_are_the_servers() {
+    let api = Harness::new().await;
+    let with = |finalizers: serde_json::Value| json!({"metadata": {"name": "n"}, "spec": {"finalizers": finalizers}});
+    let path = "/api/v1/namespaces";
+    api.post(path, &with(json!(["kubernetes", "example.org/mine"]))).await.refused(422, "spec.finalizers: Forbidden");
+    // As it was exported, or with nothing said, it is what it is anyway.
+    let made = api.post(path, &with(json!(["kubernetes"]))).await.expect(201);
+    assert_eq!(made["spec"]["finalizers"], json!(["kubernetes"]));
+    let unsaid = json!({"metadata": {"name": "n", "resourceVersion": made["metadata"]["resourceVersion"]}});
+    let kept = api.put("/api/v1/namespaces/n", &unsaid).await.expect(200);
+    assert_eq!(kept["spec"]["finalizers"], json!(["kubernetes"]));
 }
 
 /// Creates race the deletion of their namespace: what was stored was stored before the deletion began.
