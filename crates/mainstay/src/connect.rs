@@ -26,9 +26,9 @@ pub(crate) use stream::Lines;
 use crate::cli::failure::{CliError, CliResult};
 
 /// A call that has no answer after this is given up.
-pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) use mainstay_runtime::client::CALL_DEADLINE;
 /// A stream that brings nothing for this long is opened anew.
-const STREAM_IDLE: Duration = Duration::from_secs(330);
+pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(330);
 
 /// A Mainstay server.
 #[derive(Clone)]
@@ -54,13 +54,8 @@ impl Server {
         let found = find::find(flags).await?;
         let url = found.config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = flags.namespace.clone().unwrap_or_else(|| found.config.default_namespace.clone());
-        let client = |read| {
-            let mut config = found.config.clone();
-            config.connect_timeout = Some(CALL_DEADLINE);
-            config.read_timeout = Some(read);
-            config.write_timeout = Some(CALL_DEADLINE);
-            config.default_retry = false;
-            Client::try_from(config)
+        let client = |idle| {
+            mainstay_runtime::client::remote(found.config.clone(), idle)
                 .map_err(|error| CliError::Usage(format!("cannot make a client for {url}: {error}")))
         };
         Ok(Self { calls: client(CALL_DEADLINE)?, streams: client(STREAM_IDLE)?, url, namespace })

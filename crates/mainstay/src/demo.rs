@@ -130,8 +130,7 @@ async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()>
     while timeline.finished.is_none() {
         note_phase(phases.recv().await.context("the watch of the session ended")?, &mut timeline);
     }
-    let (phase, _, session) = timeline.finished.as_ref().context("the session has no end")?;
-    ensure!(*phase == Phase::Completed, "the session ended as {phase}: {:?}", session.status);
+    let session = has_completed(&timeline)?;
     let attempts = session.status.as_ref().map(|status| status.attempts);
     ensure!(attempts == Some(1), "the agent was started {attempts:?} times, not once");
 
@@ -149,6 +148,12 @@ async fn story(stage: &mut Stage, repo: &Repo, kill: bool) -> anyhow::Result<()>
     Ok(())
 }
 
+fn has_completed(timeline: &Timeline) -> anyhow::Result<&Session> {
+    let (phase, _, session) = timeline.finished.as_ref().context("the session has no end")?;
+    ensure!(*phase == Phase::Completed, "the session ended as {phase}: {:?}", session.status);
+    Ok(session)
+}
+
 /// Shows the messages as they come, kills and restarts the control plane after step 4, and answers the agent's question.
 async fn converse(
     stage: &mut Stage,
@@ -163,7 +168,11 @@ async fn converse(
             message = messages.next() => message?,
             phase = phases.recv() => {
                 note_phase(phase.context("the watch of the session ended")?, timeline);
-                continue;
+                // Whoever failed says nothing more.
+                if timeline.finished.as_ref().is_none_or(|(phase, ..)| *phase == Phase::Completed) {
+                    continue;
+                }
+                return has_completed(timeline).map(|_| String::new());
             }
         };
         show_message(&message);
@@ -247,7 +256,7 @@ fn manifests(bundle: &[u8]) -> String {
 async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
+    Ok(mainstay_runtime::client::remote(config, crate::connect::STREAM_IDLE)?)
 }
 
 fn note_phase((phase, at, session): (Phase, Instant, Session), timeline: &mut Timeline) {

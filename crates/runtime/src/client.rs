@@ -2,7 +2,7 @@
 //!
 //! `kube::Client` has no deadlines of its own. Single calls go through [`bounded`]; a client that is handed to a
 //! watcher goes through [`bounded_client`], which bounds the time to an answer's head and leaves its body, which may
-//! stream for minutes, to the watcher's own idle bound.
+//! stream for minutes, to the watcher's own idle bound. A client of a server elsewhere is made by [`remote`] only.
 
 use std::future::Future;
 use std::time::Duration;
@@ -121,6 +121,20 @@ pub async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> R
         Ok(answer) => Ok(answer?),
         Err(_) => Err(CallError::NoAnswer(CALL_DEADLINE)),
     }
+}
+
+/// A client of a server elsewhere: connecting, sending, and each wait for more of an answer are bounded. `idle` is the
+/// longest silence within an answer: [`CALL_DEADLINE`], or longer where the answer is a stream.
+///
+/// # Errors
+/// When the configuration makes no client: a certificate that cannot be read, say.
+pub fn remote(mut config: kube::Config, idle: Duration) -> Result<kube::Client, kube::Error> {
+    config.connect_timeout = Some(CALL_DEADLINE);
+    config.write_timeout = Some(CALL_DEADLINE);
+    config.read_timeout = Some(idle);
+    // What may be repeated is the caller's to know.
+    config.default_retry = false;
+    kube::Client::try_from(config)
 }
 
 /// A client each of whose requests must begin to be answered within [`CALL_DEADLINE`]. Needs a Tokio runtime.

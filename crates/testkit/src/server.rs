@@ -19,6 +19,8 @@ use crate::crash::leftovers::remove_cgroups;
 
 /// Longest time for the server to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client's stream may be silent: watchers ask anew within 5 minutes.
+const IDLE: Duration = Duration::from_secs(330);
 /// Between two looks at a data directory.
 const GLANCE: Duration = Duration::from_micros(100);
 /// Ports that the kernel gives to nobody by itself, on a host with the usual range for that.
@@ -215,9 +217,8 @@ impl Server {
     /// When the kubeconfig cannot be used.
     pub async fn client(&self) -> anyhow::Result<kube::Client> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
-        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        config.connect_timeout = Some(PATIENCE);
-        Ok(kube::Client::try_from(config)?)
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(mainstay_runtime::client::remote(config, IDLE)?)
     }
 
     fn log(&self) -> PathBuf {
