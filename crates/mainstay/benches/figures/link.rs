@@ -1,4 +1,5 @@
-//! A lean client: one HTTP/2 connection over TLS, with the admin's token.
+//! A lean client over TLS, with the admin's token: one HTTP/2 connection for calls, or one of HTTP/1.1 for a watch, as
+//! kube-rs and the Python client have them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http2;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::config::Kubeconfig;
 use mainstay_runtime::Tasks;
@@ -20,13 +21,14 @@ use rustls::pki_types::pem::PemObject as _;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How to reach a server.
 #[derive(Clone)]
 pub(crate) struct Access {
     address: SocketAddr,
     authorization: HeaderValue,
-    tls: TlsConnector,
+    tls: rustls::ClientConfig,
     tasks: Tasks,
 }
 
@@ -42,28 +44,44 @@ impl Access {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&authority)?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
         let address = cluster.server.context("a server")?.trim_start_matches("https://").parse()?;
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
         authorization.set_sensitive(true);
-        Ok(Self { address, authorization, tls: TlsConnector::from(Arc::new(tls)), tasks: Tasks::new() })
+        Ok(Self { address, authorization, tls, tasks: Tasks::new() })
+    }
+
+    async fn stream(&self, protocol: &[u8]) -> anyhow::Result<TokioIo<TlsStream<TcpStream>>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        Ok(TokioIo::new(TlsConnector::from(Arc::new(tls)).connect("localhost".try_into()?, stream).await?))
     }
 
     /// A connection of its own.
     pub(crate) async fn connect(&self) -> anyhow::Result<Link> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let stream = self.tls.connect("localhost".try_into()?, stream).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = builder.handshake(self.stream(b"h2").await?).await?;
         // It ends with the last clone of the sender, or with the server.
         drop(self.tasks.spawn("client", async move { drop(connection.await) }));
         Ok(Link { sender, authorization: self.authorization.clone(), authority: self.address.to_string() })
+    }
+
+    /// The lines of an answer that goes on, over HTTP/1.1 and a connection of its own.
+    pub(crate) async fn lines(&self, path: &str) -> anyhow::Result<Lines> {
+        let (mut sender, connection) = http1::handshake(self.stream(b"http/1.1").await?).await?;
+        drop(self.tasks.spawn("client", async move { drop(connection.await) }));
+        let request = Request::builder()
+            .uri(path)
+            .header(HOST, self.address.to_string())
+            .header(AUTHORIZATION, self.authorization.clone())
+            .body(Full::new(Bytes::new()))?;
+        Lines::of(path, sender.send_request(request).await?)
     }
 
     /// Where clients' work runs.
@@ -103,9 +121,7 @@ impl Link {
 
     /// The lines of an answer that goes on.
     pub(crate) async fn lines(&mut self, path: &str) -> anyhow::Result<Lines> {
-        let response = self.call(Method::GET, path, Bytes::new()).await?;
-        ensure!(response.status().is_success(), "{path}: {}", response.status());
-        Ok(Lines { body: response.into_body(), text: BytesMut::new() })
+        Lines::of(path, self.call(Method::GET, path, Bytes::new()).await?)
     }
 }
 
@@ -116,6 +132,11 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
+    fn of(path: &str, response: Response<Incoming>) -> anyhow::Result<Self> {
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        Ok(Self { body: response.into_body(), text: BytesMut::new() })
+    }
+
     /// The next line that is not empty, without its end; an error when there is no more.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Bytes> {
         loop {

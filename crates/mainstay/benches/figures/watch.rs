@@ -24,9 +24,19 @@ const EVENTS: usize = 5_000;
 const PERIOD: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How a watcher is connected.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    /// As kube-rs and the Python client are.
+    Http1,
+    /// As kubectl and client-go are.
+    Http2,
+}
+
 /// With 100 watchers, and beside it with a single one.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
-    for watchers in [1, WATCHERS] {
+    for (watchers, over) in [(1, Over::Http1), (WATCHERS, Over::Http1), (WATCHERS, Over::Http2)] {
+        let version = if over == Over::Http1 { "HTTP/1.1" } else { "HTTP/2" };
         let (mut middle, mut tail, mut syncs, mut others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut server_cpu, mut client_cpu) = (Vec::new(), Vec::new());
         for _ in 0..plan.runs(5) {
@@ -35,11 +45,11 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
             let access = Access::of(&server.kubeconfig())?;
             let pid = server.pid().context("a server")?;
             let cpu = (usage(pid)?.cpu, usage(std::process::id())?.cpu);
-            let (sample, rate) = deliver(&access, watchers).await?;
+            let (sample, rate) = deliver(&access, watchers, over).await?;
             let sync = fdatasync(server.scratch(), 500)?.median();
             let used = (usage(pid)?.cpu - cpu.0, usage(std::process::id())?.cpu - cpu.1);
             eprintln!(
-                "  {watchers} watchers at {rate:.0} creates/s: {} events, p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms; CPU of \
+                "  {watchers} watchers over {version} at {rate:.0} creates/s: {} events, p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms; CPU of \
                  the server {:.1} s, of the clients {:.1} s; fdatasync p50 {sync:.3} ms",
                 sample.len(),
                 sample.median(),
@@ -57,7 +67,8 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
         let row = |which: &str, aim: Aim, runs: &[f64], bound: &str| {
             Row {
                 what: &format!(
-                    "watch delivery, {watchers} watchers at 500 creates/s, {which}; none missed, doubled, out of order"
+                    "watch delivery, {watchers} watchers over {version} at 500 creates/s, {which}; none missed, doubled, \
+                     out of order"
                 ),
                 aim,
                 unit: "ms",
@@ -82,15 +93,21 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// The times of all deliveries, and creates per second.
-async fn deliver(access: &Access, watchers: usize) -> anyhow::Result<(Sample, f64)> {
+async fn deliver(access: &Access, watchers: usize, over: Over) -> anyhow::Result<(Sample, f64)> {
     let sent: Arc<Vec<AtomicU64>> = Arc::new((0..EVENTS).map(|_| AtomicU64::new(0)).collect());
     let (mut link, epoch) = (access.connect().await?, Instant::now());
     let list: Value = serde_json::from_slice(&link.send(Method::GET, MAPS, "").await?)?;
     let from = list["metadata"]["resourceVersion"].as_str().context("a revision")?;
     let mut readers = Vec::new();
     for _ in 0..watchers {
-        let mut link = access.connect().await?;
-        let lines = link.lines(&format!("{MAPS}?watch=1&resourceVersion={from}")).await?;
+        let path = format!("{MAPS}?watch=1&resourceVersion={from}");
+        let (lines, link) = match over {
+            Over::Http1 => (access.lines(&path).await?, None),
+            Over::Http2 => {
+                let mut link = access.connect().await?;
+                (link.lines(&path).await?, Some(link))
+            }
+        };
         let read = read(lines, Arc::clone(&sent), epoch);
         readers.push(access.tasks().spawn("watcher", async move {
             let _link = link;
