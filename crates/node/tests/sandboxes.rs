@@ -20,3 +20,5 @@ mod life;
 mod limits;
 #[path = "sandboxes/ordinary.rs"]
 mod ordinary;
+#[path = "sandboxes/power.rs"]
+mod power;

@@ -1,7 +1,8 @@
 //! Claiming a run directory: made by one shim, once.
 //!
 //! `mkdir` decides: of two shims for one Pod, one finds the directory there and gives up before it has executed
-//! anything. The lock then says that this shim lives.
+//! anything. The directory's name is on the disk before the claim counts, so that what was executed is not executed
+//! again after a power loss either. The lock then says that this shim lives.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -35,6 +36,8 @@ pub(crate) fn claim(run_dir: &Path) -> Result<Claim, SandboxError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(SandboxError::Claimed),
         made => made.during("make the run directory")?,
     }
+    let runs = run_dir.parent().unwrap_or(run_dir);
+    File::open(runs).and_then(|runs| runs.sync_all()).during("force the claim to the disk")?;
     let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(run_dir.join(LOCK));
     let lock = lock.during("make the lock")?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).during("take the lock")?;
