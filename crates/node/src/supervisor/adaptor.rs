@@ -2,6 +2,11 @@
 //!
 //! To support another kind of agent, implement [`Adaptor`] and name it in [`adaptor`].
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 
 use crate::launch;
@@ -23,6 +28,11 @@ pub(crate) struct Outgoing {
 pub(crate) trait Adaptor: Sync {
     /// The message that a line of output becomes; `stream` is `stdout` or `stderr`.
     fn output(&self, stream: &'static str, line: &str) -> Outgoing;
+    /// The message that a piece of a line becomes which is longer than a message can be; `begins` with the line's first.
+    /// What it says of the turn is true of the whole line.
+    fn piece(&self, stream: &'static str, piece: &str, _begins: bool) -> Outgoing {
+        plain(stream, piece)
+    }
     /// What a user message becomes on the agent's standard input.
     fn input(&self, text: &str) -> Vec<u8>;
     /// Whether the agent tells when it has answered; otherwise the end of its input does.
@@ -74,6 +84,11 @@ impl Adaptor for StreamJson {
         }
     }
 
+    fn piece(&self, stream: &'static str, piece: &str, begins: bool) -> Outgoing {
+        let ends_turn = begins && stream == "stdout" && type_of_beginning(piece).as_deref() == Some("result");
+        Outgoing { ends_turn, ..plain(stream, piece) }
+    }
+
     fn input(&self, text: &str) -> Vec<u8> {
         let event = json!({ "type": "user", "message": { "role": "user", "content": text } });
         format!("{event}\n").into_bytes()
@@ -82,6 +97,35 @@ impl Adaptor for StreamJson {
     fn has_turns(&self) -> bool {
         true
     }
+}
+
+/// The type of an event of which only the beginning is there, if it stands in that: agent CLIs put it first.
+fn type_of_beginning(json: &str) -> Option<String> {
+    struct Beginning<'a>(&'a mut Option<String>);
+
+    impl<'de> Visitor<'de> for Beginning<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the beginning of an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+                if name == "type" {
+                    *self.0 = Some(map.next_value()?);
+                    return Ok(());
+                }
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(())
+        }
+    }
+
+    let mut found = None;
+    // It ends too early, which is an error.
+    serde_json::Deserializer::from_str(json).deserialize_map(Beginning(&mut found)).ok();
+    found
 }
 
 /// What a person would read of an event.
@@ -110,6 +154,26 @@ mod tests {
         assert_eq!((got.kind, got.ends_turn), ("agent", false));
         assert_eq!(got.data, json!({ "stream": "stderr" }));
         assert_eq!(adaptor.input("hello"), b"hello\n");
+    }
+
+    #[test]
+    fn the_beginning_of_a_long_event_tells_its_type() {
+        let adaptor = adaptor(launch::Adaptor::StreamJson);
+        let table = [
+            (r#"{"type":"result","result":"lo"#, true),
+            (r#" {"n":1,"x":{"type":"no"},"type":"result","#, true),
+            (r#"{"type":"assistant","x":"{\"type\":\"result\""#, false),
+            (r#"{"x":"long, and the type is not there yet"#, false),
+            (r#"{"type":["result"],"#, false),
+            (r#"["type","result","#, false),
+            ("no json", false),
+        ];
+        for (beginning, ends_turn) in table {
+            let got = adaptor.piece("stdout", beginning, true);
+            assert_eq!((got.kind, got.text.as_str(), got.ends_turn), ("agent", beginning, ends_turn), "{beginning}");
+            assert!(!adaptor.piece("stdout", beginning, false).ends_turn, "only a beginning tells");
+            assert!(!adaptor.piece("stderr", beginning, true).ends_turn);
+        }
     }
 
     #[test]

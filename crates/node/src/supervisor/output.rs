@@ -37,6 +37,7 @@ impl Output {
     pub(crate) async fn pump(self, mut from: pipe::Receiver, mut log: pipe::Sender) {
         let mut chunk = vec![0; CHUNK];
         let mut lines = Lines::default();
+        let mut within = None;
         loop {
             let count = match from.read(&mut chunk).await {
                 Ok(0) => break,
@@ -48,17 +49,27 @@ impl Output {
             log.write_all(&chunk[..count]).await.ok();
             lines.buffer.extend_from_slice(&chunk[..count]);
             while let Some(line) = lines.next() {
-                self.send(line).await;
+                self.send(line, &mut within).await;
             }
         }
         while let Some(line) = lines.rest() {
-            self.send(line).await;
+            self.send(line, &mut within).await;
         }
     }
 
-    async fn send(&self, line: Line) {
+    /// Sends a line or a piece of one. `within` a line that was split, it says whether that ends the agent's turn.
+    async fn send(&self, line: Line, within: &mut Option<bool>) {
         let id = format!("r{}-{}-{}", self.run, self.stream, line.offset);
-        let mut outgoing = self.adaptor.output(self.stream, &line.text);
+        let whole = within.is_none() && !line.split;
+        let mut outgoing = if whole {
+            self.adaptor.output(self.stream, &line.text)
+        } else {
+            self.adaptor.piece(self.stream, &line.text, within.is_none())
+        };
+        let ends_turn = within.take().unwrap_or(outgoing.ends_turn);
+        if line.split {
+            *within = Some(ends_turn);
+        }
         if line.split
             && let Some(data) = outgoing.data.as_object_mut()
         {
@@ -66,7 +77,7 @@ impl Output {
         }
         let (kind, text, data) = (outgoing.kind, outgoing.text, outgoing.data);
         self.outbox.push(&Message { id, kind, run: self.run, text, data }).await;
-        if outgoing.ends_turn {
+        if ends_turn && !line.split {
             self.in_turn.send_replace(false);
         }
     }

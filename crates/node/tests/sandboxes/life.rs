@@ -167,6 +167,25 @@ async fn stream_json_ends_with_the_answer() {
 }
 
 #[tokio::test]
+async fn stream_json_ends_with_an_answer_that_is_longer_than_a_message() {
+    let bench = bench();
+    let api = FakeApi::new();
+    api.say("tell me all");
+    let script = r#"read -r line; printf '{"type":"result","result":"'; head -c 700000 /dev/zero | tr '\0' x; echo '"}'; \
+                  cat; echo '{"type":"bye"}'"#;
+    let mut launch = bench.shell("long", script);
+    launch.adaptor = Adaptor::StreamJson;
+    launch.session.as_mut().unwrap().stop_on_finish = true;
+    let run_dir = start(&launch);
+    let _listening = api.listen(&launch.sock_dir);
+    assert_eq!(ended(&run_dir).await.reason, ExitReason::Completed);
+    let pieces = api.texts("agent").concat();
+    assert!(pieces.starts_with("{\"type\":\"result\"") && pieces.len() > 700_000, "{}", pieces.len());
+    let events: Vec<_> = api.messages().into_iter().filter(|message| message["type"] == "event").collect();
+    assert_eq!((events.len(), &events[0]["data"]["type"]), (1, &json!("bye")));
+}
+
+#[tokio::test]
 async fn a_stop_is_forced_after_the_grace_period_and_takes_all_along() {
     let bench = bench();
     let launch = bench.bare("stubborn", "trap '' TERM; (setsid sleep 1000 &); echo up; while :; do sleep 0.05; done");
