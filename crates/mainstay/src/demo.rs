@@ -169,10 +169,10 @@ async fn converse(
             phase = phases.recv() => {
                 note_phase(phase.context("the watch of the session ended")?, timeline);
                 // Whoever failed says nothing more.
-                if timeline.finished.as_ref().is_none_or(|(phase, ..)| *phase == Phase::Completed) {
-                    continue;
+                if timeline.finished.is_some() {
+                    has_completed(timeline)?;
                 }
-                return has_completed(timeline).map(|_| String::new());
+                continue;
             }
         };
         show_message(&message);

@@ -84,6 +84,38 @@ fn an_ordinary_user_sees_it_too() {
     nothing_is_left(place.path(), &said);
 }
 
+/// Without user namespaces there is no isolation for an ordinary user; plain processes would be none.
+#[test]
+fn an_ordinary_user_without_user_namespaces_is_told_so_and_nothing_runs() {
+    let place = scratch();
+    let exe = place.path().join("mainstay");
+    std::fs::copy(EXE, &exe).unwrap();
+    chown(tmp(place.path()), Some(ORDINARY), Some(ORDINARY)).unwrap();
+    // A user namespace of the test's own, in which nobody may make another; its shell waits until it has its ids.
+    let inside = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && \
+         exec setpriv --reuid {ORDINARY} --regid {ORDINARY} --clear-groups {} demo",
+        exe.display()
+    );
+    let mut command = Command::new("unshare");
+    let waits = "until read -r ids < /proc/self/uid_map; do :; done; exec /bin/sh -c \"$0\"";
+    command.args(["-U", "/bin/sh", "-c", waits, &inside]).env("HOME", "/nonexistent").current_dir("/");
+    let child = demo(command, place.path());
+    let own = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    while own(child.id()) == own(std::process::id()) {
+        std::thread::yield_now();
+    }
+    for map in ["gid_map", "uid_map"] {
+        std::fs::write(format!("/proc/{}/{map}", child.id()), "0 0 65536").unwrap();
+    }
+    let (code, said) = end(child, String::new());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("every Pod will be refused: missing are user namespaces for ordinary users"), "{said}");
+    assert!(said.contains("the session ended as Failed") && said.contains("CreationFailed"), "{said}");
+    assert!(said.contains("this host cannot enforce what the Pod asks for: user namespaces"), "{said}");
+    nothing_is_left(place.path(), &said);
+}
+
 #[test]
 fn interrupted_anywhere_it_takes_along_what_it_started() {
     let moments = [

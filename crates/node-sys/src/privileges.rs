@@ -1,6 +1,8 @@
 //! Namespaces entered late, identities taken, and privileges given up for good.
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
 use rustix::thread::{
@@ -30,6 +32,34 @@ pub fn enter_new(namespace: Namespace) -> io::Result<()> {
     // SAFETY: neither flag unshares descriptors or memory.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
+}
+
+/// Whether the calling user may make these namespaces (`CLONE_NEW*`, with those of users and of the host's name among
+/// them) and has power in them. Tried in a child process that executes nothing, since no setting tells of all that can
+/// forbid it.
+///
+/// # Errors
+/// Why not.
+pub fn try_namespaces(flags: i32) -> io::Result<()> {
+    const DONE: i32 = libc::ECANCELED;
+    let attempt = move || {
+        // SAFETY: a plain system call, in a process with one thread that is about to end.
+        if unsafe { libc::unshare(flags) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Some hosts let everyone make a user namespace, and give no capability there.
+        rustix::system::sethostname(b"probe")?;
+        // Nothing is executed after an error.
+        Err(io::Error::from_raw_os_error(DONE))
+    };
+    let mut command = Command::new("/");
+    // SAFETY: the closure only makes system calls; it neither allocates nor takes locks.
+    unsafe { command.pre_exec(attempt) };
+    match command.spawn() {
+        Err(error) if error.raw_os_error() == Some(DONE) => Ok(()),
+        Err(error) => Err(error),
+        Ok(mut child) => child.wait().map(drop),
+    }
 }
 
 /// Becomes user and group `id`; without any supplementary group, if `may_set_groups`.
@@ -89,4 +119,19 @@ pub fn limit_resources(descriptors: u64) -> io::Result<()> {
     let highest = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(descriptors);
     setrlimit(Resource::Nofile, Rlimit { current: Some(highest), maximum: Some(highest) })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_tried_in_a_process_of_its_own() {
+        let name = || rustix::system::uname().nodename().to_owned();
+        let before = name();
+        // Whether they can be had depends on who runs this.
+        try_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWUTS).ok();
+        assert_eq!(name(), before);
+        assert!(try_namespaces(0x1).is_err(), "not a namespace");
+    }
 }

@@ -100,7 +100,7 @@ pub enum Isolation {
     Full,
     /// Started as an ordinary user: one mapped uid, limits only where delegated.
     User,
-    /// No isolation; the Pod says so (`Isolated=False`).
+    /// No isolation, for tests of what does not depend on it; the Pod says so (`Isolated=False`).
     None,
 }
 

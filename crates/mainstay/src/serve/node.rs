@@ -11,6 +11,7 @@ use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
 use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess};
 use mainstay_node::agent::logs::{self, LogError};
 use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay};
+use mainstay_node::launch::Limits;
 use mainstay_node::sandbox::probe::probe;
 use mainstay_runtime::Tasks;
 use tower::ServiceExt as _;
@@ -23,6 +24,10 @@ pub(crate) async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()>
     let support = probe();
     let isolation = support.isolation();
     tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
+    let missing = support.missing(isolation, &Limits::default(), false);
+    if !missing.is_empty() {
+        tracing::error!("no sandbox can be made here, every Pod will be refused: missing are {}", missing.join(", "));
+    }
     let identity = Identity::node(mainstay_api::names::LOCAL_NODE);
     let config = AgentConfig {
         client: inprocess::client(server.clone(), identity, base.tasks.clone()),

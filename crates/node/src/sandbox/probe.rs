@@ -3,16 +3,23 @@
 use std::path::Path;
 
 use mainstay_node_sys::paths::landlock_version;
+use mainstay_node_sys::privileges::try_namespaces;
 
+use super::namespaces;
 use crate::cgroup;
 use crate::launch::{Isolation, Limits};
+
+/// What an ordinary user lacks, with what commonly forbids it.
+const NO_USER_NAMESPACES: &str = "user namespaces for ordinary users (forbidden by \
+     kernel.apparmor_restrict_unprivileged_userns, kernel.unprivileged_userns_clone, user.max_user_namespaces, or the \
+     container that this runs in)";
 
 /// What can be enforced here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Support {
     /// We are root.
     pub root: bool,
-    /// An ordinary user may make user namespaces.
+    /// This user may make user namespaces, and others in them.
     pub user_namespaces: bool,
     /// Controllers that limits can be written to: of `memory`, `pids`, `cpu`.
     pub controllers: Vec<String>,
@@ -27,14 +34,10 @@ pub struct Support {
 /// Looks at this host.
 pub fn probe() -> Support {
     let root = rustix::process::geteuid().is_root();
-    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
-    let refused = number("/proc/sys/user/max_user_namespaces").unwrap_or(0) == 0
-        || number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0)
-        || number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
     let installed = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"].iter();
     Support {
         root,
-        user_namespaces: !refused && Path::new("/proc/self/ns/user").exists(),
+        user_namespaces: try_namespaces(namespaces(Isolation::User)).is_ok(),
         controllers: cgroup::enforceable(root),
         landlock: landlock_version(),
         loop_devices: Path::new("/dev/loop-control").exists(),
@@ -43,13 +46,10 @@ pub fn probe() -> Support {
 }
 
 impl Support {
-    /// The strongest isolation there is.
-    pub fn isolation(&self) -> Isolation {
-        match (self.root, self.user_namespaces) {
-            (true, _) => Isolation::Full,
-            (false, true) => Isolation::User,
-            (false, false) => Isolation::None,
-        }
+    /// The isolation of this user's sandboxes. Where [`Support::missing`] names what it lacks, none is made: without
+    /// isolation an agent could read all that this user can, the administrator's own key included.
+    pub const fn isolation(&self) -> Isolation {
+        if self.root { Isolation::Full } else { Isolation::User }
     }
 
     /// What is missing for a sandbox of that kind, in words; empty when it can be had.
@@ -59,6 +59,7 @@ impl Support {
             Isolation::Full => {
                 let needs = [
                     (self.root, "root"),
+                    (self.user_namespaces, "user namespaces"),
                     (self.loop_devices, "loop devices (/dev/loop-control)"),
                     (self.mkfs, "mkfs.ext4"),
                 ];
@@ -66,7 +67,7 @@ impl Support {
             }
             Isolation::User => {
                 if !self.user_namespaces {
-                    missing.push("user namespaces for ordinary users".into());
+                    missing.push(NO_USER_NAMESPACES.into());
                 }
                 if keep {
                     missing.push("a kept workspace (only as root)".into());
@@ -106,5 +107,19 @@ mod tests {
         let missing = weak.missing(Isolation::User, &limits, true).join("; ");
         assert!(missing.contains("kept") && missing.contains("memory") && !missing.contains("pids"), "{missing}");
         assert_eq!(weak.missing(Isolation::Full, &Limits::default(), false), ["root"]);
+    }
+
+    #[test]
+    fn a_user_without_user_namespaces_gets_no_sandbox_rather_than_one_without_isolation() {
+        let none = Support {
+            root: false,
+            user_namespaces: false,
+            controllers: Vec::new(),
+            landlock: 0,
+            loop_devices: false,
+            mkfs: false,
+        };
+        assert_eq!(none.isolation(), Isolation::User);
+        assert_eq!(none.missing(none.isolation(), &Limits::default(), false), [NO_USER_NAMESPACES]);
     }
 }
