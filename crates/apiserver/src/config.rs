@@ -37,6 +37,12 @@ pub struct Limits {
     pub streams: u32,
     /// Messages kept of a session; readers of older ones get a gap.
     pub messages_kept: u64,
+    /// Bytes of messages kept of a session.
+    pub messages_bytes: u64,
+    /// Bytes of messages a second that a session takes from its agent, and as many from everyone else.
+    pub messages_rate: u32,
+    /// Bytes of messages that it takes at once from one that was silent.
+    pub messages_burst: u32,
 }
 
 impl Default for Limits {
@@ -58,6 +64,9 @@ impl Default for Limits {
             drain: Duration::from_secs(5),
             streams: 1_024,
             messages_kept: 100_000,
+            messages_bytes: 64 << 20,
+            messages_rate: 4 << 20,
+            messages_burst: 16 << 20,
         }
     }
 }

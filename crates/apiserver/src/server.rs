@@ -30,6 +30,7 @@ use crate::request::{Query, ResourcePath};
 use crate::respond;
 use crate::route;
 use crate::status::{About, ApiError};
+use crate::sub::flow::Flow;
 use crate::sub::heartbeat::Turns;
 
 /// What a server is made of.
@@ -70,6 +71,7 @@ struct Shared {
     documents: Documents,
     gate: Gate,
     turns: Turns,
+    flow: Flow,
     node_link: OnceLock<Arc<dyn NodeLink>>,
 }
 
@@ -125,7 +127,7 @@ impl ApiServer {
     /// When a kind's schema cannot be compiled.
     pub fn new(config: Config) -> Result<Self, CatalogError> {
         let catalog = Catalog::new(&config.registry)?;
-        let gate = Gate::new(&config.limits);
+        let (gate, flow) = (Gate::new(&config.limits), Flow::new(&config.limits));
         let server = Self(Arc::new(Shared {
             catalog,
             activity: Activity::default(),
@@ -133,6 +135,7 @@ impl ApiServer {
             documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),
+            flow,
             node_link: OnceLock::new(),
             config,
         }));
@@ -230,6 +233,10 @@ impl ApiServer {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.0.turns
+    }
+
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.0.flow
     }
 
     pub(crate) fn gate(&self) -> &Gate {

@@ -1,5 +1,6 @@
 //! Subresources, and resources that are questions rather than objects.
 
+pub(crate) mod flow;
 pub(crate) mod heartbeat;
 pub(crate) mod logs;
 pub(crate) mod messages;

@@ -1,15 +1,19 @@
 //! What every [`Store`] promises, as tests: a model, random histories against it, and a validator of watches.
 //!
-//! The promises (G1 to G4): an acknowledged write stays; a watch shows each matching change once, in order, or ends;
-//! a watch resumed at any revision from the floor on shows exactly the rest; no revision becomes visible after a
-//! higher one. [`check`] runs everything; an implementation brings a [`Fixture`].
+//! The promises (G1 to G4): an acknowledged write stays, also over a crash, which leaves what was not acknowledged whole
+//! or absent; a watch shows each matching change once, in order, or ends; a watch resumed at any revision from the floor
+//! on shows exactly the rest; no revision becomes visible after a higher one. A session's messages have contiguous
+//! numbers, each once per sender and id, however many append at once. [`check`] runs everything; an implementation
+//! brings a [`Fixture`].
 //!
 //! Needs the feature `conformance` outside of this crate's own tests.
 
 mod concurrent;
+mod crash;
 mod messages;
 pub mod model;
 mod sequential;
+mod talk;
 #[cfg(test)]
 mod tests;
 pub mod validator;
@@ -44,6 +48,10 @@ pub type Outcome = Result<(), String>;
 pub trait Fixture: Send + Sync {
     /// Opens the state; the store that was opened before is closed by then.
     fn open(&self) -> Arc<dyn Store>;
+
+    /// Opens the state as a crash of the store that is open leaves it: what this one is told from now on, and what was on
+    /// its way, may be there or not; what it acknowledged is. The old one may fail from then on, or live on for itself.
+    fn crash(&self) -> Arc<dyn Store>;
 }
 
 /// How much [`check`] does.
@@ -65,7 +73,11 @@ pub fn check<F: Fixture>(new: impl Fn() -> F, effort: Effort) -> Outcome {
     let steps = effort.steps;
     cases(effort.cases, &sequential::history(steps), |history| runtime.block_on(sequential::run(&new(), history)))?;
     cases(effort.cases, &messages::history(steps), |history| runtime.block_on(messages::run(&new(), history)))?;
-    cases(effort.cases, &proptest::num::u64::ANY, |seed| runtime.block_on(concurrent::run(&new(), seed, steps)))
+    let seed = proptest::num::u64::ANY;
+    cases(effort.cases, &seed, |seed| runtime.block_on(concurrent::run(&new(), seed, steps)))?;
+    cases(effort.cases, &seed, |seed| runtime.block_on(talk::run(&new(), seed, steps)))?;
+    // Each of these is several runs.
+    cases(effort.cases.div_ceil(4), &seed, |seed| runtime.block_on(crash::run(&new(), seed, steps)))
 }
 
 fn cases<S: Strategy>(count: u32, strategy: &S, run: impl Fn(S::Value) -> Outcome) -> Outcome
@@ -115,4 +127,21 @@ async fn drain(watch: &mut Watch, recording: &mut Recording, revision: Revision)
 
 fn text(error: &StoreError) -> String {
     error.to_string()
+}
+
+/// A small generator (SplitMix64), so that a seed gives each task its own choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+
+    fn key(&mut self) -> Key {
+        key(u8::try_from(self.roll(16)).unwrap_or(0))
+    }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::BoxFuture;
 
 pub use error::StoreError;
-pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, RunRow};
+pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
 pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
 pub use sqlite::{Options, SqliteStore};
 pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
@@ -57,7 +57,8 @@ pub trait Store: Send + Sync + 'static {
     /// Drops history at or below `floor`, in small batches; current objects stay.
     fn compact(&self, floor: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Appends messages of one session exactly once per id, and gives each its number.
+    /// Appends messages of one session exactly once per sender and id, gives each its number, and lets go of what is
+    /// more than may be kept, all at once.
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Vec<Appended>, StoreError>>;
 
     /// Messages of a session after a number, in order.
@@ -65,9 +66,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// The number of the session's last message, and a receiver that changes with it.
     fn message_counter(&self, session: &str) -> BoxFuture<'_, Result<tokio::sync::watch::Receiver<u64>, StoreError>>;
-
-    /// Keeps the newest `keep` messages of a session; readers of older ones get an explicit gap.
-    fn trim_messages(&self, session: &str, keep: u64) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Forgets a session's messages and its run row.
     fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -10,14 +10,55 @@ use serde::{Deserialize, Serialize};
 pub struct Append {
     /// The session's uid.
     pub session: Arc<str>,
+    /// Who sends them all.
+    pub sender: Sender,
     /// Client-given ids and contents.
     pub messages: Vec<NewMessage>,
+    /// What is kept of the session from then on.
+    pub keep: Retention,
+}
+
+/// Who gave messages their ids. Each has a name space of its own, so that nobody's id is taken for another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sender {
+    /// What runs in the session.
+    Agent,
+    /// People and their programs.
+    User,
+    /// The control plane itself.
+    Platform,
+}
+
+/// The most that is kept of a session's messages, in the same moment in which more comes: the oldest go from readers,
+/// who get an explicit gap. They go in strides, down to nine tenths of both bounds; the newest one always stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of their bodies, as they were given.
+    pub bytes: u64,
+}
+
+impl Retention {
+    /// Everything.
+    pub const ALL: Self = Self { messages: u64::MAX, bytes: u64::MAX };
+
+    /// Whether so much is more than may be kept.
+    pub const fn is_over(self, messages: u64, bytes: u64) -> bool {
+        messages > self.messages || bytes > self.bytes
+    }
+
+    /// What a stride ends with.
+    #[must_use]
+    pub const fn after_stride(self) -> Self {
+        Self { messages: self.messages - self.messages / 10, bytes: self.bytes - self.bytes / 10 }
+    }
 }
 
 /// One message to append.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
-    /// Unique within the session; appending it again gives the first number.
+    /// Unique within the session and its sender; appending it again gives the first number.
     pub id: Arc<str>,
     /// `user`, `agent`, `event` or `system`.
     pub kind: Arc<str>,

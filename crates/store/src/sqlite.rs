@@ -270,11 +270,6 @@ impl Store for SqliteStore {
         std::future::ready(self.health.open().map(|()| self.sessions.counter(session))).boxed()
     }
 
-    fn trim_messages(&self, session: &str, keep: u64) -> BoxFuture<'_, Result<(), StoreError>> {
-        let session = Arc::from(session);
-        self.submit(0, |reply| Job::Trim { session, keep, reply })
-    }
-
     fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>> {
         let session = Arc::from(session);
         self.submit(0, |reply| Job::Drop { session, reply })

@@ -124,6 +124,11 @@ impl Identity {
         self.0.groups.iter().any(|mine| mine == group)
     }
 
+    /// Whether this is Mainstay itself: one of its controllers.
+    pub fn is_platform(&self) -> bool {
+        self.0.session.is_none() && self.is_in(&format!("{SERVICE_ACCOUNTS}:{SYSTEM_NAMESPACE}"))
+    }
+
     /// Whether this is a node agent, and not something that merely claims the group.
     pub fn is_node(&self) -> bool {
         self.0.session.is_none() && self.0.user.starts_with("system:node:") && self.is_in(NODES)

@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use mainstay_runtime::Timestamp;
-use mainstay_store::{Append, Message, NewMessage, Object, RunRow, StoreError};
+use mainstay_store::{Append, Message, NewMessage, Object, Retention, RunRow, Sender, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -78,24 +78,28 @@ struct StoredMessage<'a> {
 /// Answers `POST`.
 ///
 /// # Errors
-/// 400 and 422 for messages that make no sense, 403 for a type that the caller may not send.
+/// 400 and 422 for messages that make no sense, 403 for a type that the caller may not send, 429 for too much at once.
 pub(crate) async fn append(call: &Call<'_>, body: Bytes) -> ApiResult<Response<Body>> {
     let session = objects::find(call).await?;
     let body = content::parse_fields(&call.parts.headers, &body, "a list of messages")?;
     let incoming = Incoming::deserialize(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not a list of messages: {error}")))?;
-    check(call, &session, &incoming)?;
+    let sender = sender(call, &session);
+    check(call, sender, &incoming)?;
     let now = call.server.clock().now();
     let time = milliseconds(now);
     let messages = incoming.messages.iter().map(|message| stored(message, &time)).collect::<ApiResult<Vec<_>>>()?;
-    let uid = session.meta.uid.clone();
-    let append = Append { session: uid.clone(), messages };
+    let uid = &session.meta.uid;
+    let bytes = messages.iter().map(|message| message.body.len()).sum();
+    call.server.flow().take(uid, sender, bytes).map_err(too_fast)?;
+    let limits = call.server.limits();
+    let keep = Retention { messages: limits.messages_kept, bytes: limits.messages_bytes };
+    let append = Append { session: uid.clone(), sender, messages, keep };
     let given = call.server.store().append(append).await;
     let given = given.map_err(|error| ApiError::from_store(&error, call.about(call.name())))?;
     let last = given.iter().map(|one| one.number).max().unwrap_or(0);
-    if let Some(first) = given.iter().filter(|one| !one.duplicate).map(|one| one.number).min() {
+    if given.iter().any(|one| !one.duplicate) {
         call.server.activity().note(&session, Seen { last_message: last, activity_ms: now.as_millisecond() });
-        trim(call.server, &uid, first, last);
     }
     let answers: Vec<Value> = incoming
         .messages
@@ -107,14 +111,30 @@ pub(crate) async fn append(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     Ok(respond::json(StatusCode::OK, object::to_bytes(&answer)?))
 }
 
-fn check(call: &Call<'_>, session: &Object, incoming: &Incoming) -> ApiResult<()> {
+/// In whose name space the caller's ids are: nobody chooses that by how an id looks.
+fn sender(call: &Call<'_>, session: &Object) -> Sender {
+    if call.identity.session().is_some_and(|bound| *bound.uid == *session.meta.uid) {
+        Sender::Agent
+    } else if call.identity.is_platform() {
+        Sender::Platform
+    } else {
+        Sender::User
+    }
+}
+
+fn too_fast(wait: Duration) -> ApiError {
+    let whole = wait + Duration::from_millis(999);
+    ApiError::too_many_requests("the session takes messages only so fast; send this again later").retry_after(whole)
+}
+
+fn check(call: &Call<'_>, sender: Sender, incoming: &Incoming) -> ApiResult<()> {
     if incoming.messages.is_empty() || incoming.messages.len() > MAX_MESSAGES {
         return Err(ApiError::bad_request(format!(
             "messages: {} given; send 1 to {MAX_MESSAGES} at a time",
             incoming.messages.len()
         )));
     }
-    let own = call.identity.session().is_some_and(|bound| *bound.uid == *session.meta.uid);
+    let own = sender == Sender::Agent;
     for (at, message) in incoming.messages.iter().enumerate() {
         let length = message.id.chars().count();
         if length == 0 || length > MAX_ID || message.id.chars().any(char::is_control) {
@@ -176,22 +196,6 @@ fn stored(message: &IncomingMessage, time: &str) -> ApiResult<NewMessage> {
 /// RFC 3339 with milliseconds.
 pub(crate) fn milliseconds(at: Timestamp) -> String {
     format!("{at:.3}")
-}
-
-/// Retention runs beside the append that made it due, once per tenth of what is kept: whenever the numbers from `first`
-/// to `last` go over one of its multiples, since an append has many and may step over it.
-fn trim(server: &ApiServer, uid: &Arc<str>, first: u64, last: u64) {
-    let keep = server.limits().messages_kept;
-    let tenth = (keep / 10).max(1);
-    if last <= keep || first.saturating_sub(1) / tenth == last / tenth {
-        return;
-    }
-    let (store, uid) = (server.store().clone(), uid.clone());
-    drop(server.tasks().spawn("trim-messages", async move {
-        if let Err(error) = store.trim_messages(&uid, keep).await {
-            tracing::warn!(%uid, %error, "old messages could not be removed");
-        }
-    }));
 }
 
 /// Answers `GET`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mainstay_store::{Append, NewMessage, RunRow};
+use mainstay_store::{Append, NewMessage, Retention, RunRow, Sender};
 use serde_json::json;
 
 use crate::harness::{Harness, PATIENCE, sessions};
@@ -10,7 +10,7 @@ use crate::harness::{Harness, PATIENCE, sessions};
 fn append(session: &str, id: &str) -> Append {
     let body = format!("{{\"id\":\"{id}\",\"time\":\"2026-01-02T03:04:05.000Z\",\"type\":\"user\"}}");
     let message = NewMessage { id: id.into(), kind: "user".into(), body: body.into() };
-    Append { session: session.into(), messages: vec![message] }
+    Append { session: session.into(), sender: Sender::User, messages: vec![message], keep: Retention::ALL }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Messages and heartbeats of sessions.
 
-use mainstay_apiserver::Identity;
+use mainstay_api::Registry;
 use mainstay_apiserver::auth::SessionBinding;
+use mainstay_apiserver::{Identity, Limits, rbac};
+use mainstay_runtime::Clock;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Harness, sessions};
@@ -73,6 +75,80 @@ async fn senders_speak_for_themselves_only() {
         api.post(&sessions("/s/messages"), &body).await.refused(400, words);
     }
     api.post(&sessions("/none/messages"), &body).await.refused(404, "sessions.mainstay.dev \"none\" not found");
+}
+
+/// What an id is worth depends on who gave it: a user's that looks like the supervisor's, or like the prompt's, is neither.
+#[tokio::test]
+async fn nobodys_id_is_taken_for_anothers() {
+    let api = Harness::new().await;
+    rbac::bootstrap(&api.store, &Registry::standard(), &Clock::system()).await.unwrap();
+    let session = api.session("s").await;
+    let by = async |identity: Identity, kind: &str, id: &str| {
+        let body = json!({"messages": [{"id": id, "type": kind, "text": kind}]}).to_string();
+        let answer = api.call_as(identity, "POST", &sessions("/s/messages"), "application/json", body).await;
+        let one = answer.expect(200)["messages"][0].clone();
+        (one["number"].as_u64().unwrap(), one["duplicate"] == true)
+    };
+    let platform = || Identity::controller("session-controller");
+    assert_eq!(by(Identity::admin(), "user", "r1-stdout-0").await, (1, false));
+    assert_eq!(by(own(&session), "agent", "r1-stdout-0").await, (2, false));
+    assert_eq!(by(platform(), "user", "prompt-1").await, (3, false));
+    assert_eq!(by(Identity::admin(), "user", "prompt-1").await, (4, false));
+    for (identity, kind, id, number) in [
+        (Identity::admin(), "user", "r1-stdout-0", 1),
+        (own(&session), "agent", "r1-stdout-0", 2),
+        (platform(), "user", "prompt-1", 3),
+        (Identity::admin(), "user", "prompt-1", 4),
+    ] {
+        assert_eq!(by(identity, kind, id).await, (number, true), "{kind} {id}");
+    }
+    assert_eq!(texts(&api, "").await.len(), 4);
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_and_leave_an_explicit_gap() {
+    let limits = Limits { messages_bytes: 10_000, ..Limits::default() };
+    let api = Harness::with(limits).await;
+    let session = api.session("s").await;
+    let path = sessions("/s/messages");
+    let text = "x".repeat(900);
+    for id in 1..=40 {
+        let body = json!({"messages": [{"id": id.to_string(), "type": "agent", "text": text}]}).to_string();
+        api.call_as(own(&session), "POST", &path, "application/json", body).await.expect(200);
+        let all = texts(&api, "").await;
+        let kept: usize = all.iter().filter_map(|one| one["text"].as_str()).map(str::len).sum();
+        assert!(kept < 10_000 && (kept > 7_000 || kept == id * 900), "{kept} bytes are kept of {id} messages");
+        let numbers: Vec<u64> = all.iter().filter_map(|one| one["number"].as_u64()).collect();
+        let first = all[0]["gap"]["to"].as_u64().unwrap_or(0) + 1;
+        assert_eq!(numbers, (first..=id as u64).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn who_sends_too_fast_is_told_when_to_come_back_and_holds_up_nobody_else() {
+    let limits = Limits { messages_rate: 20_000, messages_burst: 40_000, ..Limits::default() };
+    let api = Harness::with(limits).await;
+    let session = api.session("s").await;
+    let big =
+        |id: &str, kind: &str| json!({"messages": [{"id": id, "type": kind, "text": "x".repeat(50_000)}]}).to_string();
+    let path = sessions("/s/messages");
+    let send = async |id: &str, kind: &str| {
+        let identity = if kind == "user" { Identity::admin() } else { own(&session) };
+        api.call_as(identity, "POST", &path, "application/json", big(id, kind)).await
+    };
+    send("a", "agent").await.expect(200);
+    let refused = send("b", "agent").await;
+    assert_eq!(refused.headers["retry-after"], "1");
+    refused.refused(429, "takes messages only so fast");
+    send("a", "user").await.expect(200);
+    // Nothing is lost: it is taken when its time has come.
+    let taken = async {
+        while send("b", "agent").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::harness::PATIENCE, taken).await.expect("taken in time");
+    assert_eq!(texts(&api, "").await.len(), 3);
 }
 
 #[tokio::test]

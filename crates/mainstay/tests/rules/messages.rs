@@ -87,15 +87,15 @@ async fn r47_two_followers_see_all_in_order_across_a_restart() {
     assert_eq!(said, expected);
 }
 
-/// Retention is bounded, and a reader of what is gone is told so: 100,000 messages of a session are kept, give or take a
-/// tenth.
+/// Retention is bounded, and a reader of what is gone is told so: never more than 100,000 messages of a session are kept,
+/// and no less than nine tenths of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_messages_go_and_leave_an_explicit_gap() {
     let world = World::new(json!({})).await;
     world.script("s", "exec sleep 1000", json!({ "prompt": "first" })).await;
     let messages = path("sessions", "s/messages");
     let (mut sent, mut last) = (0, 0);
-    while last < 111_000 {
+    while last < 101_000 {
         let batch: Vec<Value> =
             (sent..sent + 256).map(|id| json!({ "id": format!("m{id}"), "type": "user", "text": "x" })).collect();
         last = world.create(&messages, json!({ "messages": batch })).await["last"].as_u64().unwrap();
@@ -106,7 +106,7 @@ async fn old_messages_go_and_leave_an_explicit_gap() {
     let to = read[0]["gap"]["to"].as_u64().unwrap();
     assert_eq!(read[0], json!({ "gap": { "from": 1, "to": to } }));
     assert_eq!(read[1]["number"], to + 1, "what follows the gap");
-    assert!((100_000..=110_000).contains(&(last - to)), "{} of {last} are kept", last - to);
+    assert!((90_000..=100_000).contains(&(last - to)), "{} of {last} are kept", last - to);
     let after = world.messages("s", &format!("after={}", last - 1)).await;
     assert_eq!(after.len(), 1, "a reader of what is kept sees no gap: {after:?}");
     // An id is remembered as long as its message.

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::validator::{Record, Recording, validate};
-use super::{Fixture, Outcome, draft, drain, ensure, key, text};
+use super::{Dice, Fixture, Outcome, draft, drain, ensure, text};
 use crate::object::{Key, Object, Requires, Revision, Write};
 use crate::watch::{ChangeKind, Scope, WatchEnd};
 use crate::{ListQuery, Store, StoreError};
@@ -15,29 +15,12 @@ use crate::{ListQuery, Store, StoreError};
 const WRITERS: u64 = 4;
 const WATCHERS: u64 = 6;
 
-/// A small generator (SplitMix64), so that a seed gives each task its own choices.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn key(&mut self) -> Key {
-        key(u8::try_from(self.roll(16)).unwrap_or(0))
-    }
-
-    fn scope(&mut self) -> Scope {
-        let key = self.key();
-        match self.roll(3) {
-            0 => Scope::resource(key.resource),
-            1 => Scope::resource(key.resource).within(key.namespace),
-            _ => Scope::object(&key),
-        }
+fn some_scope(dice: &mut Dice) -> Scope {
+    let key = dice.key();
+    match dice.roll(3) {
+        0 => Scope::resource(key.resource),
+        1 => Scope::resource(key.resource).within(key.namespace),
+        _ => Scope::object(&key),
     }
 }
 
@@ -131,7 +114,7 @@ async fn reads_own_write(store: &dyn Store, written: &Object) -> Outcome {
 /// Watches, leaves at random, and resumes where it was, until the writers are done.
 async fn watcher(store: &dyn Store, mut dice: Dice, left: &AtomicUsize) -> Result<Vec<Recording>, String> {
     let mut recordings = Vec::new();
-    let mut recording = Recording::new(dice.scope(), Revision(0));
+    let mut recording = Recording::new(some_scope(&mut dice), Revision(0));
     loop {
         let last_round = left.load(Ordering::SeqCst) == 0;
         let resumed = store.watch(recording.scope.clone(), recording.position()).await;

@@ -1,4 +1,4 @@
-//! Random histories, step by step, against the model.
+//! Random histories, step by step and with crashes, against the model.
 
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub(super) enum Step {
     Abandon(usize),
     Compact { behind: u64 },
     Reopen,
+    Crash,
 }
 
 /// Whether the writer knows the newest revision.
@@ -44,6 +45,7 @@ pub(super) fn history(steps: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => (0_usize..4).prop_map(Step::Abandon),
         1 => (0_u64..30).prop_map(|behind| Step::Compact { behind }),
         1 => proptest::strategy::Just(Step::Reopen),
+        1 => proptest::strategy::Just(Step::Crash),
     ];
     vec(step, 1..=steps)
 }
@@ -115,6 +117,12 @@ impl Run<'_> {
                 Ok(())
             }
             Step::Reopen => self.reopen().await,
+            Step::Crash => {
+                let recordings = self.watches.drain(..).map(|(_, recording)| recording).collect();
+                let crashed = std::mem::replace(&mut self.store, self.fixture.crash());
+                drop(crashed);
+                self.resume(recordings).await
+            }
         }
     }
 
@@ -230,6 +238,11 @@ impl Run<'_> {
         let closed = Arc::clone(&self.store);
         self.store = self.fixture.open();
         drop(closed);
+        self.resume(recordings).await
+    }
+
+    /// The state is as it was; what was watched is watched again.
+    async fn resume(&mut self, recordings: Vec<Recording>) -> Outcome {
         ensure!(self.store.revision() == self.model.revision(), "reopened at {}", self.store.revision());
         ensure!(self.store.floor() == self.model.floor, "reopened with floor {}", self.store.floor());
         for recording in recordings {

@@ -87,6 +87,14 @@ impl Recording {
         self.events.push(Event::Stalled);
     }
 
+    /// The changes, in order.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Change(record) => Some(record),
+            Event::Progress(_) | Event::Stalled => None,
+        })
+    }
+
     fn shows(&self, revision: Revision) -> bool {
         self.events.iter().any(|event| matches!(event, Event::Change(record) if record.revision == revision))
     }

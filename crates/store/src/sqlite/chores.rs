@@ -53,6 +53,13 @@ pub(super) struct Done {
     session: Option<i64>,
 }
 
+impl Done {
+    /// Whether something came to an end that freed pages.
+    pub(super) const fn frees(&self) -> bool {
+        self.floor.is_some() || self.session.is_some()
+    }
+}
+
 impl Chores {
     pub(super) fn new(connection: &Connection, options: &Options, floor: Revision) -> rusqlite::Result<Self> {
         let mut select = connection.prepare("SELECT key FROM sessions WHERE dropped = 1 OR purged < first")?;
@@ -122,18 +129,19 @@ impl Chores {
         }
     }
 
-    /// Does a little, inside the caller's transaction.
+    /// Does a little, inside the caller's transaction: up to `budget` changes, and as many messages.
     pub(super) fn slice(&self, connection: &Connection, budget: usize) -> rusqlite::Result<Done> {
+        let mut done = Done::default();
         if budget == 0 {
-            return Ok(Done::default());
+            return Ok(done);
         }
         if self.target > self.floor {
-            let floor = Some(compact(connection, self.floor, self.target, budget)?);
-            return Ok(Done { floor, session: None });
+            done.floor = Some(compact(connection, self.floor, self.target, budget)?);
         }
-        let Some(key) = self.sessions.front().copied() else { return Ok(Done::default()) };
-        let finished = free(connection, key, self.id_window, budget)?;
-        Ok(Done { floor: None, session: finished.then_some(key) })
+        if let Some(key) = self.sessions.front() {
+            done.session = free(connection, *key, self.id_window, budget)?.then_some(*key);
+        }
+        Ok(done)
     }
 
     /// The slice is committed; gives the new floor.
@@ -198,21 +206,37 @@ fn free(connection: &Connection, key: i64, id_window: u64, budget: usize) -> rus
         select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
     // A session that was trimmed and then dropped is queued twice.
     let Some((dropped, first, purged)) = found else { return Ok(true) };
+    let (from, to) = if dropped { (place(key, 0), place(key + 1, 0)) } else { (place(key, purged), place(key, first)) };
+    let end = stride(connection, from, to, budget)?;
     if dropped {
-        let delete = "DELETE FROM messages WHERE place IN
-            (SELECT place FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3)";
-        let range = params![place(key, 0), place(key + 1, 0), budget];
-        let finished = connection.prepare_cached(delete)?.execute(range)? < budget;
-        if finished {
+        let mut delete = connection.prepare_cached("DELETE FROM messages WHERE place >= ?1 AND place < ?2")?;
+        delete.execute([from, end])?;
+        if end == to {
             connection.prepare_cached("DELETE FROM sessions WHERE key = ?1")?.execute([key])?;
         }
-        return Ok(finished);
+        return Ok(end == to);
     }
-    let upto = first.min(purged + budget as u64);
     let mut empty = connection.prepare_cached("UPDATE messages SET body = NULL WHERE place >= ?1 AND place < ?2")?;
-    empty.execute(params![place(key, purged), place(key, upto)])?;
+    empty.execute([from, end])?;
+    let upto = purged + (end - from).unsigned_abs();
     let mut forget = connection.prepare_cached("DELETE FROM messages WHERE place >= ?1 AND place < ?2")?;
-    forget.execute(params![place(key, 0), place(key, upto.saturating_sub(id_window))])?;
+    forget.execute([place(key, 0), place(key, upto.saturating_sub(id_window))])?;
     connection.prepare_cached("UPDATE sessions SET purged = ?2 WHERE key = ?1")?.execute(params![key, upto])?;
-    Ok(upto == first)
+    Ok(end == to)
+}
+
+/// Where the next messages to be freed end: at most `budget` of them, and about [`SLICE_BYTES`].
+fn stride(connection: &Connection, from: i64, to: i64, budget: usize) -> rusqlite::Result<i64> {
+    let select = "SELECT place, ifnull(length(body), 0) FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place";
+    let mut select = connection.prepare_cached(select)?;
+    let mut rows = select.query([from, to])?;
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(row) = rows.next()? {
+        count += 1;
+        bytes += row.get::<_, usize>(1)?;
+        if count >= budget || bytes >= SLICE_BYTES {
+            return Ok(row.get::<_, i64>(0)? + 1);
+        }
+    }
+    Ok(to)
 }

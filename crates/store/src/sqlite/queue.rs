@@ -35,11 +35,6 @@ pub(super) enum Job {
     RunRows {
         reply: Reply<()>,
     },
-    Trim {
-        session: Arc<str>,
-        keep: u64,
-        reply: Reply<()>,
-    },
     Drop {
         session: Arc<str>,
         reply: Reply<()>,
@@ -52,6 +47,20 @@ pub(super) enum Job {
         floor: Revision,
         reply: Reply<()>,
     },
+}
+
+impl Job {
+    /// How many rows it adds, about.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Append { append, .. } => append.messages.len(),
+            Self::Write { .. }
+            | Self::RunRows { .. }
+            | Self::Drop { .. }
+            | Self::Raise { .. }
+            | Self::Compact { .. } => 1,
+        }
+    }
 }
 
 /// See the module.

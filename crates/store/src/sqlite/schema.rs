@@ -1,5 +1,8 @@
 //! Tables, their migrations, and opening.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +46,17 @@ const MIGRATIONS: &[&str] = &["
     CREATE UNIQUE INDEX message_by_id ON messages (session, id);
 
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+", "
+    -- bytes: of the bodies from `first` to `last`.
+    ALTER TABLE sessions ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE sessions SET bytes = (SELECT ifnull(sum(length(body)), 0) FROM messages
+        WHERE place >= (key << 32) + first AND place < (key + 1) << 32) WHERE dropped = 0;
+
+    -- sender: whose name space the id is in. 0 agent, 1 user, 2 platform, which has only ever sent a session's prompt.
+    ALTER TABLE messages ADD COLUMN sender INTEGER NOT NULL DEFAULT 0;
+    UPDATE messages SET sender = CASE id WHEN 'prompt-1' THEN 2 ELSE 1 END WHERE kind = 'user';
+    DROP INDEX message_by_id;
+    CREATE UNIQUE INDEX message_by_id ON messages (session, sender, id);
 "];
 
 /// The writing connection, with the schema brought up to date.

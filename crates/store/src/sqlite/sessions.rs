@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::database;
 use crate::error::StoreError;
 use crate::lock;
-use crate::message::{Append, Appended, Message, Page, RunRow};
+use crate::message::{Append, Appended, Message, Page, Retention, RunRow, Sender};
 
 /// Bytes after which a page of messages is cut.
 const PAGE_BYTES: usize = 4 << 20;
@@ -47,8 +47,17 @@ struct Counters {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored {
     pub(super) key: i64,
+    /// The oldest message that readers get, and the newest.
     pub(super) first: u64,
     pub(super) last: u64,
+    /// Bytes of the bodies from `first` to `last`.
+    pub(super) bytes: u64,
+}
+
+impl Stored {
+    const fn count(&self) -> u64 {
+        self.last + 1 - self.first
+    }
 }
 
 /// What a batch did to a session so far.
@@ -63,7 +72,7 @@ pub(super) type Batch = HashMap<Arc<str>, Touched>;
 
 impl Sessions {
     pub(super) fn load(connection: &Connection) -> Result<Self, StoreError> {
-        let select = "SELECT session, key, first, last, row FROM sessions WHERE dropped = 0";
+        let select = "SELECT session, key, first, last, row, bytes FROM sessions WHERE dropped = 0";
         let mut statement = connection.prepare(select).map_err(database)?;
         let mut rows = statement.query([]).map_err(database)?;
         let mut entries = HashMap::new();
@@ -72,7 +81,8 @@ impl Sessions {
             let parsed = text.map(serde_json::from_str).transpose();
             let run = parsed.map_err(|error| StoreError::Database(Arc::new(error)))?;
             let column = |index| row.get(index).map_err(database);
-            let stored = Stored { key: row.get(1).map_err(database)?, first: column(2)?, last: column(3)? };
+            let key = row.get(1).map_err(database)?;
+            let stored = Stored { key, first: column(2)?, last: column(3)?, bytes: column(5)? };
             let session: Arc<str> = row.get(0).map_err(database)?;
             entries.insert(session, Entry { stored: Some(stored), row: run });
         }
@@ -165,7 +175,7 @@ impl Sessions {
             stored
         } else {
             connection.prepare_cached("INSERT INTO sessions (session) VALUES (?1)")?.execute([session])?;
-            Stored { key: connection.last_insert_rowid(), first: 1, last: 0 }
+            Stored { key: connection.last_insert_rowid(), first: 1, last: 0, bytes: 0 }
         };
         Ok(touched.stored.insert(stored))
     }
@@ -188,55 +198,42 @@ impl Sessions {
         Ok(())
     }
 
+    /// Appends, and trims what is then too much; gives the session's key, too, when its disk space is to be freed.
     pub(super) fn append(
         &self,
         connection: &Connection,
         batch: &mut Batch,
         append: &Append,
-    ) -> rusqlite::Result<Vec<Appended>> {
+    ) -> rusqlite::Result<(Vec<Appended>, Option<i64>)> {
         let stored = self.touch_stored(connection, batch, &append.session)?;
-        let insert = "INSERT INTO messages (place, session, id, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)
-                      ON CONFLICT (session, id) DO NOTHING";
+        let insert = "INSERT INTO messages (place, session, sender, id, kind, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                      ON CONFLICT (session, sender, id) DO NOTHING";
         let mut insert = connection.prepare_cached(insert)?;
         let mut outcome = Vec::with_capacity(append.messages.len());
-        let before = stored.last;
+        let (before, sender) = (stored.last, code(append.sender));
         for message in &append.messages {
             let number = stored.last + 1;
-            let values = params![place(stored.key, number), stored.key, message.id, message.kind, &*message.body];
+            let body = &*message.body;
+            let values = params![place(stored.key, number), stored.key, sender, message.id, message.kind, body];
             if insert.execute(values)? == 1 {
                 stored.last = number;
+                stored.bytes += body.len() as u64;
                 outcome.push(Appended { number, duplicate: false });
             } else {
-                let select = "SELECT place & 4294967295 FROM messages WHERE session = ?1 AND id = ?2";
+                let select = "SELECT place & 4294967295 FROM messages WHERE session = ?1 AND sender = ?2 AND id = ?3";
                 let mut select = connection.prepare_cached(select)?;
-                let number = select.query_row(params![stored.key, message.id], |row| row.get(0))?;
+                let number = select.query_row(params![stored.key, sender, message.id], |row| row.get(0))?;
                 outcome.push(Appended { number, duplicate: true });
             }
         }
-        if stored.last != before {
-            let mut update = connection.prepare_cached("UPDATE sessions SET last = ?2 WHERE key = ?1")?;
-            update.execute(params![stored.key, stored.last])?;
+        if stored.last == before {
+            return Ok((outcome, None));
         }
-        Ok(outcome)
-    }
-
-    /// Takes the oldest messages from readers at once; gives the session's key when its disk space is to be freed.
-    pub(super) fn trim(
-        &self,
-        connection: &Connection,
-        batch: &mut Batch,
-        session: &Arc<str>,
-        keep: u64,
-    ) -> rusqlite::Result<Option<i64>> {
-        let Some(stored) = self.touch(batch, session).stored.as_mut() else { return Ok(None) };
-        let first = (stored.last + 1).saturating_sub(keep);
-        if first <= stored.first {
-            return Ok(None);
-        }
-        stored.first = first;
-        let mut update = connection.prepare_cached("UPDATE sessions SET first = ?2 WHERE key = ?1")?;
-        update.execute(params![stored.key, first])?;
-        Ok(Some(stored.key))
+        let trimmed = trim(connection, stored, append.keep)?;
+        let update = "UPDATE sessions SET first = ?2, last = ?3, bytes = ?4 WHERE key = ?1";
+        let mut update = connection.prepare_cached(update)?;
+        update.execute(params![stored.key, stored.first, stored.last, stored.bytes])?;
+        Ok((outcome, trimmed.then_some(stored.key)))
     }
 
     /// Forgets the session at once; gives its key when its disk space is to be freed.
@@ -252,6 +249,34 @@ impl Sessions {
         let mut update = connection.prepare_cached("UPDATE sessions SET dropped = 1, row = NULL WHERE key = ?1")?;
         update.execute([stored.key])?;
         Ok(Some(stored.key))
+    }
+}
+
+/// Takes the oldest messages from readers, if there are more than may be kept; tells whether it took any.
+fn trim(connection: &Connection, stored: &mut Stored, keep: Retention) -> rusqlite::Result<bool> {
+    let before = stored.first;
+    if !keep.is_over(stored.count(), stored.bytes) {
+        return Ok(false);
+    }
+    let goal = keep.after_stride();
+    let select = "SELECT length(body) FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place";
+    let mut select = connection.prepare_cached(select)?;
+    let mut oldest = select.query([place(stored.key, stored.first), place(stored.key, stored.last)])?;
+    while goal.is_over(stored.count(), stored.bytes)
+        && let Some(row) = oldest.next()?
+    {
+        stored.bytes -= row.get::<_, u64>(0)?;
+        stored.first += 1;
+    }
+    Ok(stored.first > before)
+}
+
+/// How a sender is written in the table.
+const fn code(sender: Sender) -> u8 {
+    match sender {
+        Sender::Agent => 0,
+        Sender::User => 1,
+        Sender::Platform => 2,
     }
 }
 

@@ -67,10 +67,9 @@ impl Job {
             Self::Write { reply, .. } => drop(reply.send(Err(error.clone()))),
             Self::Append { reply, .. } => drop(reply.send(Err(error.clone()))),
             Self::Raise { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::RunRows { reply }
-            | Self::Trim { reply, .. }
-            | Self::Drop { reply, .. }
-            | Self::Compact { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::RunRows { reply } | Self::Drop { reply, .. } | Self::Compact { reply, .. } => {
+                drop(reply.send(Err(error.clone())));
+            }
         }
     }
 }
@@ -95,11 +94,9 @@ impl<'h> Work<'h> {
         for job in &self.others {
             let outcome = match job {
                 Job::Append { append, .. } => {
-                    Outcome::Appended(sessions.append(connection, &mut self.touched, append)?)
-                }
-                Job::Trim { session, keep, .. } => {
-                    self.freed.extend(sessions.trim(connection, &mut self.touched, session, *keep)?);
-                    Outcome::Done
+                    let (numbers, freed) = sessions.append(connection, &mut self.touched, append)?;
+                    self.freed.extend(freed);
+                    Outcome::Appended(numbers)
                 }
                 Job::Drop { session, .. } => {
                     self.freed.extend(sessions.drop_session(connection, &mut self.touched, session)?);
@@ -124,9 +121,7 @@ impl<'h> Work<'h> {
             (Job::Append { reply, .. }, Outcome::Appended(numbers)) => Some(Answer::Appended(reply, numbers)),
             (Job::Raise { reply, .. }, Outcome::Raised(value)) => Some(Answer::Raised(reply, value)),
             (Job::Compact { floor, reply }, _) => Some(Answer::Compact(floor, reply)),
-            (Job::RunRows { reply } | Job::Trim { reply, .. } | Job::Drop { reply, .. }, _) => {
-                Some(Answer::Done(reply))
-            }
+            (Job::RunRows { reply } | Job::Drop { reply, .. }, _) => Some(Answer::Done(reply)),
             (Job::Append { .. } | Job::Raise { .. } | Job::Write { .. }, _) => None,
         });
         let answers = objects.chain(others).collect();

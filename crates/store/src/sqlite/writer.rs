@@ -172,8 +172,8 @@ impl Writer {
         let budget = match (self.health.is_full(), jobs.len()) {
             (true, _) => 0,
             (false, 0) => IDLE_SLICE,
-            // Twice as many as are written, so that compaction keeps up under any load.
-            (false, waiting) => (2 * waiting + 8).min(IDLE_SLICE),
+            // Twice as many as are written, so that the chores keep up under any load.
+            (false, _) => 2 * jobs.iter().map(Job::rows).sum::<usize>() + 8,
         };
         let hub = Arc::clone(&self.hub);
         let mut work = Work::new(&hub, jobs, self.sessions.take_dirty());
@@ -213,11 +213,11 @@ impl Writer {
         self.sessions.publish(touched);
         if let Some(floor) = self.chores.settle(done) {
             self.hub.raise_floor(floor);
-            self.vacuum |= !self.chores.pending();
         }
         for key in freed {
             self.chores.free_messages(key);
         }
+        self.vacuum |= done.frees() && !self.chores.pending();
         fault::hit(Point::StoreAfterPublish).ok();
         for answer in answers {
             match answer {

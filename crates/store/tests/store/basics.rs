@@ -2,11 +2,11 @@
 
 use futures::FutureExt;
 use mainstay_store::{
-    Append, ChangeKind, ListQuery, Options, Requires, Revision, RunRow, Scope, SqliteStore, Store, StoreError,
-    WatchEnd, Write,
+    Append, ChangeKind, ListQuery, Options, Requires, Retention, Revision, RunRow, Scope, Sender, SqliteStore, Store,
+    StoreError, WatchEnd, Write,
 };
 
-use super::support::{body, create, delete, draft, key, message, open, put, update};
+use super::support::{append, body, create, delete, draft, key, message, open, put, update};
 
 #[tokio::test]
 async fn writes_are_compared_and_swapped_and_survive_a_reopening() {
@@ -153,10 +153,7 @@ async fn a_slow_watcher_ends_after_what_it_was_given() {
 async fn messages_are_numbered_once_per_id_also_after_trimming() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let append = |ids: &[&str]| Append {
-        session: "s".into(),
-        messages: ids.iter().map(|id| message(id, &format!("text of {id}"))).collect(),
-    };
+    let append = |ids: &[&str]| append("s", ids.iter().map(|id| message(id, &format!("text of {id}"))).collect());
     let mut counter = store.message_counter("s").await.unwrap();
     assert_eq!(*counter.borrow_and_update(), 0);
     let numbers = |appended: Vec<mainstay_store::Appended>| -> Vec<(u64, bool)> {
@@ -171,14 +168,20 @@ async fn messages_are_numbered_once_per_id_also_after_trimming() {
     let page = store.messages("s", 1, 2).await.unwrap();
     assert_eq!((page.last, page.gap, page.messages.len()), (4, None, 2));
     assert_eq!(page.messages[0].body, "{\"number\":2,\"text\":\"text of b\"}");
-    store.trim_messages("s", 1).await.unwrap();
+    let keep = Retention { messages: 1, ..Retention::ALL };
+    store.append(Append { keep, ..append(&["d", "e"]) }).await.unwrap();
     let page = store.messages("s", 1, 10).await.unwrap();
-    assert_eq!((page.gap, page.messages.len(), page.messages[0].number), (Some((2, 3)), 1, 4));
+    assert_eq!((page.gap, page.messages.len(), page.messages[0].number), (Some((2, 4)), 1, 5));
     store.close().await;
     drop(store);
     let store = open(dir.path());
-    assert_eq!(numbers(store.append(append(&["a", "e"])).await.unwrap()), [(1, true), (5, false)]);
-    assert_eq!(*store.message_counter("s").await.unwrap().borrow(), 5);
+    assert_eq!(numbers(store.append(append(&["a", "f"])).await.unwrap()), [(1, true), (6, false)]);
+    // Another sender's ids are others.
+    let own = Append { sender: Sender::Agent, ..append(&["a", "f", "a"]) };
+    assert_eq!(numbers(store.append(own).await.unwrap()), [(7, false), (8, false), (7, true)]);
+    let platform = Append { sender: Sender::Platform, ..append(&["f"]) };
+    assert_eq!(numbers(store.append(platform).await.unwrap()), [(9, false)]);
+    assert_eq!(*store.message_counter("s").await.unwrap().borrow(), 9);
     let mut counter = store.message_counter("s").await.unwrap();
     store.drop_session("s").await.unwrap();
     assert!(counter.changed().await.is_err());
@@ -223,7 +226,7 @@ async fn a_directory_is_for_one_instance_and_not_for_an_older_program() {
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
     let refused = SqliteStore::open(Options::new(dir.path())).unwrap_err();
-    assert!(matches!(refused, StoreError::NewerSchema { found: 99, known: 1 }), "{refused}");
+    assert!(matches!(refused, StoreError::NewerSchema { found: 99, known: 2 }), "{refused}");
 }
 
 #[tokio::test]

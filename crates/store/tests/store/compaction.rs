@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_store::{
-    Append, ChangeKind, ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError, WatchEnd,
+    Append, ChangeKind, ListQuery, Options, Retention, Revision, Scope, Sender, SqliteStore, Store, StoreError,
+    WatchEnd,
 };
 use tokio::time::timeout;
 
-use super::support::{create, delete, key, message, open, put, update};
+use super::support::{append, create, delete, key, message, open, put, update};
 
 fn count(dir: &Path, what: &str) -> u64 {
     let database = rusqlite::Connection::open(dir.join("state.db")).unwrap();
@@ -129,13 +130,13 @@ async fn space_of_compacted_objects_is_given_back() {
 async fn trimmed_and_dropped_messages_leave_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options { id_window: 100, ..Options::new(dir.path()) }).unwrap();
+    let keep = Retention { messages: 555, ..Retention::ALL };
     let messages = (0..2_000).map(|id| message(&id.to_string(), "text")).collect();
-    store.append(Append { session: "s".into(), messages }).await.unwrap();
-    store.trim_messages("s", 500).await.unwrap();
+    store.append(Append { keep, ..append("s", messages) }).await.unwrap();
     assert_eq!(store.messages("s", 0, 1).await.unwrap().gap, Some((1, 1_500)), "at once for readers");
     becomes(dir.path(), "messages WHERE body IS NOT NULL", 500).await;
     becomes(dir.path(), "messages", 600).await;
-    let again = Append { session: "s".into(), messages: vec![message("1450", "again"), message("1", "forgotten")] };
+    let again = append("s", vec![message("1450", "again"), message("1", "forgotten")]);
     let numbers = store.append(again).await.unwrap();
     assert_eq!((numbers[0].number, numbers[0].duplicate), (1_451, true));
     assert_eq!((numbers[1].number, numbers[1].duplicate), (2_001, false), "older than the window of ids");
@@ -146,4 +147,71 @@ async fn trimmed_and_dropped_messages_leave_the_disk() {
     becomes(dir.path(), "messages", 0).await;
     becomes(dir.path(), "sessions", 0).await;
     assert_eq!(store.messages("s", 0, 1).await.unwrap().last, 0);
+}
+
+/// How many bytes of bodies readers can get, and the gap before them.
+async fn held(store: &SqliteStore, session: &str) -> (u64, Option<(u64, u64)>) {
+    let (mut after, mut bytes, mut gap) = (0, 0, None);
+    loop {
+        let page = store.messages(session, after, usize::MAX).await.unwrap();
+        gap = gap.or(page.gap);
+        // A reader's body also holds the message's number.
+        let number = |message: &mainstay_store::Message| format!("\"number\":{},", message.number).len();
+        bytes += page.messages.iter().map(|one| one.body.len() - number(one)).sum::<usize>() as u64;
+        match page.messages.last() {
+            Some(last) if last.number < page.last => after = last.number,
+            _ => return (bytes, gap),
+        }
+    }
+}
+
+/// A session that says 64 MiB where 4 may be kept leaves a file of a few times 4, and nobody else notices.
+#[tokio::test]
+async fn a_sessions_bytes_are_bounded_and_their_room_is_used_again() {
+    const KEPT: u64 = 4 << 20;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let options = || Options { checkpoint_pages: 500, id_window: 100, ..Options::new(dir.path()) };
+    let store = SqliteStore::open(options()).unwrap();
+    store.append(append("quiet", vec![message("q", "stays")])).await.unwrap();
+    let (keep, text) = (Retention { messages: 100_000, bytes: KEPT }, "x".repeat(100_000));
+    let mut said = 0;
+    for turn in 0..64_u64 {
+        let messages: Vec<_> = (0..10).map(|at| message(&format!("{turn}-{at}"), &text)).collect();
+        said += messages.iter().map(|one| one.body.len() as u64).sum::<u64>();
+        let append = Append { keep, sender: Sender::Agent, ..append("loud", messages) };
+        assert_eq!(store.append(append).await.unwrap()[9].number, (turn + 1) * 10);
+        let (bytes, _) = held(&store, "loud").await;
+        assert!(bytes <= KEPT && (bytes == said || bytes > KEPT * 4 / 5), "{bytes} of {said} are kept");
+    }
+    let file = std::fs::metadata(dir.path().join("state.db")).unwrap().len();
+    assert!(file < 4 * KEPT, "{file} bytes for {KEPT}");
+    assert_eq!(store.messages("quiet", 0, 9).await.unwrap().messages.len(), 1);
+    // What is kept is known after a start, too.
+    let before = held(&store, "loud").await;
+    store.close().await;
+    drop(store);
+    let store = SqliteStore::open(options()).unwrap();
+    assert_eq!(held(&store, "loud").await, before);
+    let more = vec![message("more", &"y".repeat(1_000_000))];
+    store.append(Append { keep, sender: Sender::Agent, ..append("loud", more) }).await.unwrap();
+    let (bytes, gap) = held(&store, "loud").await;
+    assert!(bytes <= KEPT && gap > before.1, "{bytes} bytes, gap {gap:?} after {before:?}");
+    // One message larger than all that may be kept is still told.
+    let keep = Retention { messages: 100_000, bytes: 1_000 };
+    store.append(Append { keep, ..append("loud", vec![message("huge", &text)]) }).await.unwrap();
+    assert_eq!(store.messages("loud", 0, 9).await.unwrap().gap, Some((1, 641)));
+    assert_eq!(store.messages("loud", 641, 9).await.unwrap().messages.len(), 1);
+    // Room that is no more needed is given back to the file system.
+    store.drop_session("loud").await.unwrap();
+    becomes(dir.path(), "messages", 1).await;
+    let pages = || {
+        let database = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+        database.query_row("PRAGMA freelist_count", [], |row| row.get::<_, u64>(0)).unwrap()
+    };
+    let waiting = async {
+        while pages() > 2_048 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), waiting).await.is_ok(), "{} pages are free", pages());
 }

@@ -5,10 +5,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use mainstay_runtime::{Clock, fault};
-use mainstay_store::{Append, ChangeKind, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, Write};
+use mainstay_store::{ChangeKind, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, Write};
 
 use super::child;
-use super::support::{body, draft, key, message, open};
+use super::support::{append, body, draft, key, message, open};
 
 const TASKS: usize = 4;
 
@@ -38,8 +38,8 @@ async fn write_for_ever(store: &SqliteStore, task: usize) {
         println!("ack object {} {kind} {value} {}", written.revision, written.key);
         let last = store.messages(&session, u64::MAX - 1, 1).await.unwrap().last;
         let id = (last + 1).to_string();
-        let append = Append { session: session.clone().into(), messages: vec![message(&id, &id)] };
-        println!("ack message {session} {}", store.append(append).await.unwrap()[0].number);
+        let appended = store.append(append(&session, vec![message(&id, &id)])).await.unwrap();
+        println!("ack message {session} {}", appended[0].number);
         if turn % 7 == 0 {
             let run = store.run_row(&session).await.unwrap().unwrap_or_default().run + 1;
             store.put_run_row(&session, RunRow { run, ..RunRow::default() }, true).await.unwrap();

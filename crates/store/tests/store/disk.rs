@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use mainstay_store::{Append, ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError};
+use mainstay_store::{ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError};
 use tokio::time::{Instant, timeout};
 
 use super::child;
-use super::support::{create, key, message, open};
+use super::support::{append, create, key, message, open};
 
 /// Writes until the disk is full; gives how many writes succeeded.
 async fn fill(store: &SqliteStore) -> u64 {
@@ -31,8 +31,8 @@ async fn is_read_only(store: &SqliteStore, written: u64) {
     let query = ListQuery { scope: Scope::resource("mainstay.dev/sessions"), limit: None, at: None, after: None };
     assert_eq!(store.list(query).await.unwrap().items.len() as u64, written);
     assert_eq!(store.revision(), Revision(written));
-    let append = Append { session: "s".into(), messages: vec![message("a", &"z".repeat(100_000))] };
-    assert!(matches!(store.append(append).await, Err(StoreError::Full)));
+    let appended = store.append(append("s", vec![message("a", &"z".repeat(100_000))])).await;
+    assert!(matches!(appended, Err(StoreError::Full)));
     assert_eq!(store.messages("s", 0, 1).await.unwrap().last, 0);
 }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mainstay_store::{Draft, Key, Meta, NewMessage, Object, Options, Revision, SqliteStore, Store, StoreError, Write};
+use mainstay_store::{
+    Append, Draft, Key, Meta, NewMessage, Object, Options, Retention, Revision, Sender, SqliteStore, Store, StoreError,
+    Write,
+};
 
 pub(crate) fn open(dir: &Path) -> Arc<SqliteStore> {
     SqliteStore::open(Options::new(dir)).unwrap()
@@ -39,6 +42,11 @@ pub(crate) fn delete(key: &Key, value: &str, expected: u64) -> Write {
 
 pub(crate) fn message(id: &str, text: &str) -> NewMessage {
     NewMessage { id: id.into(), kind: "user".into(), body: format!("{{\"text\":\"{text}\"}}").into() }
+}
+
+/// A user's messages, all of which are kept.
+pub(crate) fn append(session: &str, messages: Vec<NewMessage>) -> Append {
+    Append { session: session.into(), sender: Sender::User, messages, keep: Retention::ALL }
 }
 
 pub(crate) async fn put(store: &SqliteStore, write: Write) -> Result<Arc<Object>, StoreError> {
