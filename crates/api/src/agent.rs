@@ -99,6 +99,7 @@ fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     if spec.command.is_empty() && !spec.args.is_empty() {
         errors.push(FieldError::forbidden("spec.args", "arguments need a spec.command"));
     }
+    errors.extend(common::check_prompt("spec.prompt", spec.prompt.as_deref()));
     errors.extend(common::check_env("spec.env", &spec.env));
     errors.extend(common::check_resources("spec.resources", &spec.resources));
     errors.extend(common::check_grants("spec.credentials", &spec.credentials, &spec.env));

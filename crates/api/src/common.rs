@@ -96,6 +96,16 @@ pub fn check_env(path: &str, env: &[EnvVar]) -> Vec<FieldError> {
     errors
 }
 
+/// Bytes of a prompt as JSON writes it: a project's, an agent's and a session's together fit in one message.
+pub(crate) const MOST_PROMPT: usize = 1 << 18;
+
+/// What is wrong with a prompt.
+pub(crate) fn check_prompt(path: &str, prompt: Option<&str>) -> Option<FieldError> {
+    let bytes = quoted(prompt?).len() - 2;
+    let detail = || format!("may not be more than {MOST_PROMPT} bytes as JSON writes it, and is {bytes}");
+    (bytes > MOST_PROMPT).then(|| FieldError::new(path, crate::Fault::TooLong, detail()))
+}
+
 /// A text that reaches a process as argument or environment ends at a NUL character.
 pub(crate) fn no_nul(path: impl Into<String>) -> FieldError {
     FieldError::new(path, crate::Fault::Invalid, "must not contain a NUL character")

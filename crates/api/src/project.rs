@@ -240,6 +240,7 @@ fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
             errors.push(FieldError::duplicate(format!("spec.members[{at}].name"), &member.name));
         }
     }
+    errors.extend(common::check_prompt("spec.prompt", spec.prompt.as_deref()));
     let defaults = &spec.session_defaults;
     errors.extend(common::check_resources("spec.sessionDefaults.resources", &defaults.resources));
     errors.extend(check_workspace_size("spec.sessionDefaults.workspaceSize", defaults.workspace_size.as_deref()));

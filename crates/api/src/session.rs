@@ -206,6 +206,7 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             errors.push(FieldError::invalid(path, quoted(reference.as_deref().unwrap_or_default()), fault));
         }
     }
+    errors.extend(common::check_prompt("spec.prompt", spec.prompt.as_deref()));
     errors.extend(check_command("spec.command", &spec.command));
     errors.extend(common::check_env("spec.env", &spec.env));
     errors.extend(common::check_resources("spec.resources", &spec.resources));

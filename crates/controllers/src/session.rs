@@ -56,8 +56,9 @@ pub struct SessionReconciler {
 /// One effect on a session's world.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Hand over the first message, exactly once by its id.
-    SendPrompt(String),
+    /// Hand over the first message, exactly once by its id; when the API will not have it, say why in the status, as of
+    /// this time.
+    SendPrompt(String, Timestamp),
     /// Make the run's Pod; when the API will not have it, say why in the status, as of this time.
     CreatePod(Box<mainstay_api::pod::Pod>, Timestamp),
     /// Tell this Pod (name, uid) to stop; it stays, with its log.
@@ -97,7 +98,7 @@ impl Reconciler for SessionReconciler {
 
     async fn apply(&self, session: &Session, action: Action, token: FencingToken) -> Result<Effect, Failure> {
         match action {
-            Action::SendPrompt(text) => self.send_prompt(session, &text).await,
+            Action::SendPrompt(text, at) => self.send_prompt(session, &text, at).await,
             Action::CreatePod(pod, at) => self.create_pod(session, *pod, at, token).await,
             Action::StopPod(name, uid) => self.stop_pod(session, name, &uid).await,
             Action::DeletePod(name, uid) => self.objects.delete::<Pod>(&beside(session, name), Some(&uid)).await,
@@ -129,12 +130,18 @@ fn owner_reference(session: &Session) -> OwnerReference {
 }
 
 impl SessionReconciler {
-    async fn send_prompt(&self, session: &Session, text: &str) -> Result<Effect, Failure> {
+    async fn send_prompt(&self, session: &Session, text: &str, at: Timestamp) -> Result<Effect, Failure> {
         let body = json!({ "messages": [{ "id": "prompt-1", "type": "user", "text": text }] });
         let place = Session::url_path(&(), session.metadata.namespace.as_deref());
         let name = session.metadata.name.as_deref().unwrap_or_default();
-        self.objects.post::<Value>(&format!("{place}/{name}/messages"), &body, "send the session's prompt").await?;
-        Ok(Effect::NONE)
+        let messages = format!("{place}/{name}/messages");
+        match self.objects.post::<Value>(&messages, &body, "send the session's prompt").await {
+            Ok(_) => Ok(Effect::NONE),
+            Err(failure) => match failure.class() {
+                Class::Terminal(reason) => self.refused(session, reason, &failure, at).await,
+                _ => Err(failure),
+            },
+        }
     }
 
     async fn create_pod(
@@ -177,7 +184,7 @@ impl SessionReconciler {
         Ok(effect.halting(Next::After(BLOCKED_RESYNC)))
     }
 
-    /// The API will never have this Pod: the run failed before it began (R20).
+    /// The API will never have this prompt, or this Pod: the run failed before it began (R20).
     async fn refused(
         &self,
         session: &Session,

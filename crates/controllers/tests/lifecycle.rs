@@ -90,6 +90,23 @@ async fn deletion_takes_what_belongs_to_it_and_nothing_else() {
     assert!(server.tasks.shutdown(Duration::from_secs(10)).await.is_ok());
 }
 
+/// Prompts of the greatest size that is let in, in letters of the greatest size, are joined into one message (R20).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_greatest_prompts_are_sent_together() {
+    let server = Server::start().await;
+    let most = "\u{1f980}".repeat((1 << 18) / 4);
+    project(&server, json!({ "prompt": most })).await;
+    let agents = "/apis/mainstay.dev/v1alpha1/namespaces/demo/agents";
+    let agent = json!({ "prompt": most, "command": ["true"] });
+    server.create(agents, &json!({ "metadata": { "name": "crab" }, "spec": agent })).await;
+    let path = session(&server, "fits", json!({ "agent": "crab", "prompt": most })).await;
+    let done = server.until_phase(&path, "Completed").await;
+    assert_eq!(done["status"]["lastMessage"], 1, "{}", done["status"]);
+    let longer = json!({ "metadata": { "name": "more" }, "spec": { "agent": "crab", "prompt": format!("{most}x") } });
+    let (code, why) = server.refused("POST", SESSIONS, &longer).await;
+    assert!(code == 422 && why.contains("spec.prompt: Too long: may not be more than 262144 bytes"), "{code} {why}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_namespace_is_left_alone() {
     let server = Server::start().await;

@@ -108,7 +108,7 @@ impl Case<'_> {
         };
         let prompt = parts.prompt().filter(|_| self.status.attempts == 0);
         let actions: Vec<Action> = prompt
-            .map(Action::SendPrompt)
+            .map(|prompt| Action::SendPrompt(prompt, self.now))
             .into_iter()
             .chain([Action::CreatePod(Box::new(pod), self.now), self.write(&Change::Creating)])
             .collect();

@@ -48,7 +48,7 @@ fn words(session: &Session, observed: &Observed, at: Timestamp) -> String {
         .actions
         .iter()
         .map(|action| match action {
-            Action::SendPrompt(text) => format!("prompt({text})"),
+            Action::SendPrompt(text, _) => format!("prompt({text})"),
             Action::CreatePod(pod, _) => format!("create({})", pod.metadata.name.as_deref().unwrap()),
             Action::StopPod(name, uid) => format!("stop({name} {uid})"),
             Action::DeletePod(name, uid) => format!("delete({name} {uid})"),

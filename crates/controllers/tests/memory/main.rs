@@ -5,4 +5,6 @@ mod driver;
 #[cfg(test)]
 mod garbage;
 #[cfg(test)]
+mod session;
+#[cfg(test)]
 mod support;

@@ -103,6 +103,16 @@ impl Server {
         self.admin.request(request.body(change.to_string().into_bytes()).unwrap()).await.unwrap()
     }
 
+    /// The code and message with which a write is refused.
+    pub(crate) async fn refused(&self, method: &str, path: &str, body: &Value) -> (u16, String) {
+        let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", media);
+        match self.admin.request::<Value>(request.body(body.to_string().into_bytes()).unwrap()).await {
+            Err(kube::Error::Api(status)) => (status.code, status.message),
+            other => panic!("{method} {path} was not refused: {other:?}"),
+        }
+    }
+
     pub(crate) async fn delete(&self, path: &str) {
         let request = http::Request::delete(path).body(Vec::new()).unwrap();
         self.admin.request::<Value>(request).await.unwrap();
