@@ -166,8 +166,17 @@ impl Objects {
 
     /// Takes one finalizer off, on the version that was read.
     pub(crate) async fn remove_finalizer<K: Known>(&self, object: &K, finalizer: &str) -> Result<Effect, Failure> {
+        self.keep_finalizers(object, |name| name != finalizer).await
+    }
+
+    /// Takes all finalizers off, on the version that was read.
+    pub(crate) async fn remove_finalizers<K: Known>(&self, object: &K) -> Result<Effect, Failure> {
+        self.keep_finalizers(object, |_| false).await
+    }
+
+    async fn keep_finalizers<K: Known>(&self, object: &K, keep: impl Fn(&str) -> bool) -> Result<Effect, Failure> {
         let meta = object.meta();
-        let left: Vec<&String> = meta.finalizers.iter().flatten().filter(|name| *name != finalizer).collect();
+        let left: Vec<&String> = meta.finalizers.iter().flatten().filter(|name| keep(name)).collect();
         let body = json!({ "metadata": { "resourceVersion": meta.resource_version, "finalizers": left } });
         match self.merge::<K>(&Key::of(meta), &body).await {
             Err(failure) if failure.class() == Class::Terminal(Reason::NotFound) => Ok(Effect::NONE),

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A namespace that is not this project's is never adopted, changed or deleted.
-//! - A member who is removed loses the binding; a role that changed is a new binding, never a changed one (R51).
+//! - A member who is removed loses the binding; a role that changed is a new binding, never a changed one (R51). That
+//!   holds whatever an owner did to the binding's metadata: its name alone says that it is the project's.
 //! - Deletion goes in order: sessions, and their Pods with them, then the namespace with the rest, then the finalizer.
 //!   Nothing outside the project's own namespace is touched (R4, R39).
 
@@ -38,6 +39,7 @@ pub struct ProjectReconciler {
 pub struct Observed {
     namespace: Option<Namespace>,
     has_account: bool,
+    /// All of the namespace, whoever made them.
     bindings: Vec<RoleBinding>,
     quota: Option<ResourceQuota>,
     /// Sessions that are left; read only when the project is being deleted.
@@ -53,8 +55,10 @@ pub enum Action {
     CreateAccount,
     /// Bind a member to a role.
     Bind(Box<RoleBinding>),
-    /// Take a binding (name, uid) away.
-    Unbind(String, String),
+    /// Make a binding say again whose it is.
+    Mark(Box<RoleBinding>),
+    /// Take a binding away, whatever holds it.
+    Unbind(Box<RoleBinding>),
     /// Make the quota, or make it this.
     SetQuota(Value, bool),
     /// Take the quota away.
@@ -73,7 +77,7 @@ pub enum Action {
 pub fn driver(client: Client) -> Driver<ProjectReconciler> {
     Driver::new(ProjectReconciler { objects: Objects::new(client.clone()) }, client)
         .related::<Namespace>(|meta| Targets::Key(Key::of(meta)))
-        .related::<RoleBinding>(|meta| cluster_controller_of(meta, "Project"))
+        .related::<RoleBinding>(namespace_of)
         .related::<ResourceQuota>(|meta| cluster_controller_of(meta, "Project"))
         .related::<Session>(|meta| if meta.deletion_timestamp.is_some() { namespace_of(meta) } else { Targets::None })
 }
@@ -101,10 +105,9 @@ impl Reconciler for ProjectReconciler {
             let sessions = self.objects.heads(&Session::url_path(&(), Some(name)), usize::MAX).await?;
             return Ok(Observed { sessions, ..observed });
         }
-        let label = format!("{}={name}", names::PROJECT);
         let account = inside(name, DEFAULT_ACCOUNT);
         observed.has_account = self.objects.get_as::<ServiceAccount, IgnoredAny>(&account).await?.is_some();
-        observed.bindings = self.objects.list::<RoleBinding>(Some(name), Some(&label)).await?;
+        observed.bindings = self.objects.list::<RoleBinding>(Some(name), None).await?;
         observed.quota = self.objects.get::<ResourceQuota>(&inside(name, desired::QUOTA)).await?;
         Ok(observed)
     }
@@ -121,15 +124,8 @@ impl Reconciler for ProjectReconciler {
         let name = project.metadata.name.as_deref().unwrap_or_default();
         let itself = Key { namespace: None, name: name.to_owned() };
         match action {
-            Action::CreateNamespace => {
-                match self.objects.create::<Namespace>(&itself, &Desired::of(project).namespace()).await? {
-                    Some(namespace) => Ok(Effect::wrote(&namespace.metadata)),
-                    // Somebody was faster: nothing may be put into it before it is known whose it is.
-                    None => {
-                        Err(Failure::new(Class::Conflict, format!("create Namespace {name}: there is one already")))
-                    }
-                }
-            }
+            // When somebody was faster, nothing may be put into it before it is known whose it is.
+            Action::CreateNamespace => self.create_new::<Namespace>(&itself, &Desired::of(project).namespace()).await,
             Action::CreateAccount => {
                 let body =
                     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": DEFAULT_ACCOUNT } });
@@ -137,12 +133,13 @@ impl Reconciler for ProjectReconciler {
             }
             Action::Bind(binding) => {
                 let key = inside(name, binding.metadata.name.clone().unwrap_or_default());
-                self.create::<RoleBinding>(&key, &json!(binding)).await
+                self.create_new::<RoleBinding>(&key, &json!(binding)).await
             }
-            Action::Unbind(binding, uid) => {
-                self.objects.delete::<RoleBinding>(&inside(name, binding), Some(&uid)).await
+            Action::Mark(binding) => self.mark(&binding.metadata).await,
+            Action::Unbind(binding) => self.unbind(&binding).await,
+            Action::SetQuota(body, true) => {
+                self.create_new::<ResourceQuota>(&inside(name, desired::QUOTA), &body).await
             }
-            Action::SetQuota(body, true) => self.create::<ResourceQuota>(&inside(name, desired::QUOTA), &body).await,
             Action::SetQuota(body, false) => {
                 self.objects
                     .merge::<ResourceQuota>(&inside(name, desired::QUOTA), &json!({ "spec": body["spec"] }))
@@ -170,6 +167,33 @@ impl ProjectReconciler {
     async fn create<K: crate::objects::Known>(&self, key: &Key, body: &Value) -> Result<Effect, Failure> {
         Ok(self.objects.create::<K>(key, body).await?.map_or(Effect::NONE, |object| Effect::wrote(object.meta())))
     }
+
+    /// Makes an object that was not there; one that is there now may be any, and is judged by a new look.
+    async fn create_new<K: crate::objects::Known>(&self, key: &Key, body: &Value) -> Result<Effect, Failure> {
+        let made = self.objects.create::<K>(key, body).await?;
+        let taken = || Failure::new(Class::Conflict, format!("create {} {key}: there is one already", K::kind(&())));
+        made.map(|object| Effect::wrote(object.meta())).ok_or_else(taken)
+    }
+
+    /// Writes labels and owners, on the version that was read.
+    async fn mark(&self, meta: &ObjectMeta) -> Result<Effect, Failure> {
+        let body = json!({ "metadata": {
+            "resourceVersion": meta.resource_version, "labels": meta.labels, "ownerReferences": meta.owner_references,
+        } });
+        self.objects.merge::<RoleBinding>(&Key::of(meta), &body).await
+    }
+
+    /// A binding that waits for a finalizer goes on granting, so none may hold it.
+    async fn unbind(&self, binding: &RoleBinding) -> Result<Effect, Failure> {
+        let meta = &binding.metadata;
+        let mut versions = Vec::new();
+        if meta.finalizers.as_ref().is_some_and(|held| !held.is_empty()) {
+            versions = self.objects.remove_finalizers(binding).await?.versions;
+        }
+        let mut effect = self.objects.delete::<RoleBinding>(&Key::of(meta), meta.uid.as_deref()).await?;
+        effect.versions.extend(versions);
+        Ok(effect)
+    }
 }
 
 fn inside(namespace: &str, name: impl Into<String>) -> Key {
@@ -196,7 +220,7 @@ fn live(project: &Project, observed: &Observed, now: Timestamp) -> Plan<Action> 
     if !observed.has_account {
         actions.push(Action::CreateAccount);
     }
-    actions.extend(desired.bindings(project, &observed.bindings));
+    actions.extend(desired.bindings(&observed.bindings));
     actions.extend(desired.quota(observed.quota.as_ref()));
     actions.extend(status(project, ProjectPhase::Active, "Active", "", now));
     Plan::act(actions, Next::AwaitChange)

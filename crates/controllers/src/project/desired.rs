@@ -72,23 +72,41 @@ impl<'a> Desired<'a> {
         }
     }
 
-    /// Bindings to make, and those of nobody who is a member to take away. Taking away comes first.
-    pub(super) fn bindings(self, project: &Project, found: &[RoleBinding]) -> Vec<Action> {
-        let wanted: Vec<RoleBinding> = project.spec.members.iter().map(|member| self.binding(member)).collect();
-        let is_as_wanted = |found: &RoleBinding, wanted: &RoleBinding| {
-            found.metadata.name == wanted.metadata.name
-                && found.role_ref.name == wanted.role_ref.name
-                && same_subjects(found, wanted)
-        };
-        let stale = found
-            .iter()
-            .filter(|found| is_of(project, &found.metadata) && !wanted.iter().any(|wanted| is_as_wanted(found, wanted)))
-            .map(|found| {
-                let meta = &found.metadata;
-                Action::Unbind(meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default())
-            });
-        let missing = wanted.iter().filter(|wanted| !found.iter().any(|found| is_as_wanted(found, wanted)));
-        stale.chain(missing.map(|binding| Action::Bind(Box::new(binding.clone())))).collect()
+    /// Bindings to make or to mend, and those of nobody who is a member to take away. Taking away comes first.
+    pub(super) fn bindings(self, found: &[RoleBinding]) -> Vec<Action> {
+        let wanted: Vec<RoleBinding> = self.0.spec.members.iter().map(|member| self.binding(member)).collect();
+        let stands = |found: &RoleBinding| wanted.iter().any(|wanted| grants_the_same(found, wanted));
+        let stale = found.iter().filter(|found| self.made(found) && !stands(found));
+        let mut actions: Vec<Action> = stale.map(|found| Action::Unbind(Box::new(found.clone()))).collect();
+        for wanted in &wanted {
+            match found.iter().find(|found| grants_the_same(found, wanted)) {
+                None => actions.push(Action::Bind(Box::new(wanted.clone()))),
+                Some(found) if self.is_marked(found) => {}
+                Some(found) => actions.push(Action::Mark(Box::new(self.marked(found)))),
+            }
+        }
+        actions
+    }
+
+    /// Whether the project made this binding. Owners of the project may change metadata, so its name tells as well.
+    fn made(self, found: &RoleBinding) -> bool {
+        is_of(self.0, &found.metadata) || found.metadata.name.as_deref().is_some_and(is_binding_name)
+    }
+
+    /// Whether the binding says itself whose it is.
+    fn is_marked(self, found: &RoleBinding) -> bool {
+        let label = found.metadata.labels.as_ref().and_then(|labels| labels.get(names::PROJECT));
+        is_of(self.0, &found.metadata) && label.is_some_and(|label| label == self.name())
+    }
+
+    /// The change that makes the binding say whose it is.
+    fn marked(self, found: &RoleBinding) -> RoleBinding {
+        let mut marked = found.clone();
+        marked.metadata.labels.get_or_insert_default().insert(names::PROJECT.to_owned(), self.name().to_owned());
+        let owners = marked.metadata.owner_references.get_or_insert_default();
+        owners.retain(|owner| owner.controller != Some(true) && Some(&owner.uid) != self.0.metadata.uid.as_ref());
+        owners.push(self.owner());
+        marked
     }
 
     /// The quota as it should be, when it is not.
@@ -136,6 +154,14 @@ impl<'a> Desired<'a> {
     }
 }
 
+/// Whether a binding grants what is wanted, and goes on doing so.
+fn grants_the_same(found: &RoleBinding, wanted: &RoleBinding) -> bool {
+    found.metadata.name == wanted.metadata.name
+        && found.metadata.deletion_timestamp.is_none()
+        && found.role_ref.name == wanted.role_ref.name
+        && same_subjects(found, wanted)
+}
+
 /// The server fills in what a subject leaves out: only what says who it is counts.
 fn same_subjects(one: &RoleBinding, other: &RoleBinding) -> bool {
     let who = |binding: &RoleBinding| -> Vec<(String, String, Option<String>)> {
@@ -165,6 +191,15 @@ fn binding_name(member: &Member) -> String {
     } else {
         format!("{role}-{kind}-{readable}-{code:016x}")
     }
+}
+
+/// Whether [`binding_name`] makes such names: in a project's namespace they are the project's.
+fn is_binding_name(name: &str) -> bool {
+    let is_code = |code: &str| code.len() == 16 && code.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = name.split('-');
+    parts.next().is_some_and(|role| ["owner", "editor", "viewer"].contains(&role))
+        && parts.next().is_some_and(|kind| ["user", "serviceaccount"].contains(&kind))
+        && parts.next_back().is_some_and(is_code)
 }
 
 /// FNV-1a: stable for ever, which is all that a name needs.

@@ -28,6 +28,8 @@ fn words(project: &Project, observed: &Observed) -> String {
     plan.actions.iter().fold(String::new(), |mut words, action| {
         match action {
             Action::Bind(binding) => write!(words, "bind {}", binding.metadata.name.as_deref().unwrap()),
+            Action::Mark(binding) => write!(words, "mark {}", binding.metadata.name.as_deref().unwrap()),
+            Action::Unbind(binding) => write!(words, "unbind {}", binding.metadata.name.as_deref().unwrap()),
             Action::WriteStatus(phase, condition) => write!(words, "{phase:?} {}", condition.reason),
             Action::SetQuota(body, new) => write!(words, "quota {} {new}", body["spec"]["hard"]),
             other => write!(words, "{other:?}"),
@@ -92,17 +94,57 @@ fn members_are_bound_and_others_are_not() {
         Observed { bindings, ..ready() }
     };
     assert_eq!(words(&ann, &bound(&ann)), "Active Active; ", "bound already");
-    assert!(words(&members(&json!([])), &bound(&ann)).starts_with("Unbind(\"owner-user-ann-x-org-"), "removed");
+    assert!(words(&members(&json!([])), &bound(&ann)).starts_with("unbind owner-user-ann-x-org-"), "removed");
     let viewer = members(&json!([{ "name": "ann@x.org", "role": "viewer" }]));
     let changed = words(&viewer, &bound(&ann));
-    assert!(changed.starts_with("Unbind(\"owner-") && changed.contains("; bind viewer-user-"), "{changed}");
+    assert!(changed.starts_with("unbind owner-") && changed.contains("; bind viewer-user-"), "{changed}");
     let mut meddled = bound(&ann);
     meddled.bindings[0].subjects.as_mut().unwrap()[0].name = "eve".to_owned();
     let mended = words(&ann, &meddled);
-    assert!(mended.starts_with("Unbind(\"owner-") && mended.contains("; bind owner-user-"), "{mended}");
+    assert!(mended.starts_with("unbind owner-") && mended.contains("; bind owner-user-"), "{mended}");
     let robot = members(&json!([{ "kind": "ServiceAccount", "name": "ci", "role": "editor" }]));
     let subject = bound(&robot).bindings[0].subjects.clone().unwrap().remove(0);
     assert_eq!((subject.kind.as_str(), subject.namespace.as_deref()), ("ServiceAccount", Some("demo")));
+}
+
+/// R51: an owner may change metadata; that makes no binding somebody else's.
+#[test]
+fn a_binding_is_the_projects_whatever_its_metadata_says() {
+    let of = |members: &Value| project(&json!({ "spec": { "members": members } }));
+    let ann = of(&json!([{ "name": "ann", "role": "owner" }]));
+    let mut made = Desired::of(&ann).bindings(&[]);
+    let Some(Action::Bind(binding)) = made.pop() else { panic!("{made:?}") };
+    let found = |change: &dyn Fn(&mut RoleBinding)| {
+        let mut binding = (*binding).clone();
+        change(&mut binding);
+        Observed { bindings: vec![binding], ..ready() }
+    };
+    let (nobody, active) = (of(&json!([])), "Active Active; ");
+    for (what, observed) in [
+        ("no label", found(&|one| one.metadata.labels = None)),
+        ("no owner", found(&|one| one.metadata.owner_references = None)),
+        ("neither", found(&|one| (one.metadata.labels, one.metadata.owner_references) = (None, None))),
+        ("another owner", found(&|one| one.metadata.owner_references.as_mut().unwrap()[0].uid = "x".to_owned())),
+    ] {
+        let mended = words(&ann, &observed);
+        assert!(mended.starts_with("mark owner-user-ann-"), "{what}: {mended}");
+        let plan = Desired::of(&ann).bindings(&observed.bindings);
+        let [Action::Mark(marked)] = plan.as_slice() else { panic!("{what}: {plan:?}") };
+        assert_eq!(**marked, *binding, "{what}: as it was made");
+        let removed = words(&nobody, &observed);
+        assert!(removed.starts_with("unbind owner-user-ann-") && removed.ends_with(active), "{what}: {removed}");
+    }
+    let dying = found(&|one| {
+        one.metadata.deletion_timestamp = Some(Time(NOW.parse().unwrap()));
+        one.metadata.finalizers = Some(vec!["example.org/hold".to_owned()]);
+    });
+    let again = words(&ann, &dying);
+    assert!(again.starts_with("unbind owner-") && again.contains("; bind owner-"), "held by a finalizer: {again}");
+    let theirs = found(&|one| {
+        one.metadata.name = Some("readers-user-x-0123456789abcdef".to_owned());
+        (one.metadata.labels, one.metadata.owner_references) = (None, None);
+    });
+    assert_eq!(words(&nobody, &theirs), active, "one that the members made themselves");
 }
 
 /// The 16 digits after the last dash of the first word.

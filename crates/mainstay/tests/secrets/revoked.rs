@@ -58,3 +58,33 @@ fn a_member_who_is_removed_is_out() {
     let editor = team.token("editor");
     assert_eq!(team.call(&editor, "GET", &path("sessions"), &Value::Null).status, 200);
 }
+
+/// R51: owners may write the metadata of bindings; whoever meddled with one is out with it all the same.
+#[test]
+fn an_owner_who_meddled_with_a_binding_is_out_as_well() {
+    let team = Team::new();
+    let owner = team.token("owner");
+    team.until_status(&owner, &path("rolebindings"), 200);
+    let bindings = team.call(&owner, "GET", &path("rolebindings"), &Value::Null).expect(200);
+    let own = bindings["items"].as_array().unwrap().iter().find(|one| one["subjects"][0]["name"] == "owner").unwrap();
+    let binding = path(&format!("rolebindings/{}", own["metadata"]["name"].as_str().unwrap()));
+    let meddled = json!({"metadata": {"labels": null, "ownerReferences": null, "finalizers": ["example.org/hold"]}});
+    team.call(&owner, "PATCH", &binding, &meddled).expect(200);
+    let mended = |found: &Value| {
+        let metadata = &found["metadata"];
+        metadata["labels"]["mainstay.dev/project"] == "team" && metadata["ownerReferences"][0]["name"] == "team"
+    };
+    team.wire.until(&binding, mended);
+    let project = format!("{PROJECTS}/team");
+    let mut members = team.wire.get(&project)["spec"]["members"].take();
+    members.as_array_mut().unwrap().retain(|member| member["role"] != "owner");
+    // Once more, at the same time: the one or the other comes first.
+    team.call(&owner, "PATCH", &binding, &meddled).expect(200);
+    team.wire.json("PATCH", &project, &json!({"spec": {"members": members}})).expect(200);
+    team.until_status(&owner, &path("rolebindings"), 403);
+    team.wire.until(&binding, |found| found["reason"] == "NotFound");
+    let left = team.wire.get(&path("rolebindings"));
+    let subjects: Vec<&Value> =
+        left["items"].as_array().unwrap().iter().map(|one| &one["subjects"][0]["name"]).collect();
+    assert!(subjects.len() == 2 && !subjects.contains(&&json!("owner")), "{left}");
+}
