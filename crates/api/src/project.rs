@@ -96,10 +96,10 @@ impl Role {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionDefaults {
-    /// Longest life of a run.
+    /// Longest life of a run. A change counts for the runs that live, too, but for none longer than it was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// Longest time without activity; 24 h when absent, 0 = never.
+    /// Longest time without activity; 24 h when absent, 0 = never. A change counts at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inactivity_timeout: Option<Span>,
     /// Limits of a sandbox.

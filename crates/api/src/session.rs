@@ -46,7 +46,8 @@ pub struct SessionSpec {
     /// The directory that the agent works in.
     #[serde(default)]
     pub workspace: WorkspaceSpec,
-    /// Longest life of a run, from its start; the project's when absent, 0 = none. While a run lives it can be shortened.
+    /// Longest life of a run, from its start; the project's when absent, 0 = none. While a run lives it can be shortened,
+    /// and not raised above what `status.timeout` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     /// Longest time without a message either way or a tool call; the project's or 24 h when absent, 0 = never.
@@ -109,6 +110,10 @@ pub struct SessionStatus {
     /// When the run was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    /// The longest life that the run's sandbox was started with, and holds even while the server is away; it may end
+    /// earlier when `spec.timeout` or the project's is shortened. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
     /// When the run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
@@ -230,12 +235,13 @@ fn check_change(spec: &SessionSpec, old: &Value) -> Vec<FieldError> {
         let detail = "it is user message 1 already; send another message, or start another session";
         errors.push(FieldError::forbidden("spec.prompt", detail));
     }
-    let limit = |spec: &SessionSpec| spec.timeout.and_then(Span::limit);
     let live = matches!(status.phase, Phase::Creating | Phase::Running | Phase::Stopping);
-    if let Some(held) = limit(&before).filter(|_| live)
-        && limit(spec).is_none_or(|asked| asked > held)
+    // Whoever set it: the session, or the project that it was started in.
+    if let Some(held) = status.timeout.filter(|held| live && held.limit().is_some())
+        && spec.timeout != before.timeout
+        && spec.timeout.and_then(Span::limit).is_none_or(|asked| Some(asked) > held.limit())
     {
-        let detail = "the sandbox of the present run holds the shorter one; raise it when that has ended";
+        let detail = format!("the sandbox of the present run holds {held}; raise it when that has ended");
         errors.push(FieldError::forbidden("spec.timeout", detail));
     }
     errors

@@ -25,12 +25,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Client, Resource};
 use mainstay_api::names;
+use mainstay_api::project::Project;
 use mainstay_api::session::{Session, SessionStatus};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::driver::{Driver, Key, controller_of};
+use crate::driver::{Driver, Key, Targets, controller_of};
 use crate::objects::Objects;
 use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 pub use observe::Observed;
@@ -76,7 +77,9 @@ pub fn driver(client: Client, clock: &Clock) -> Driver<SessionReconciler> {
     let objects = Objects::new(client.clone());
     let (clock, started) = (clock.clone(), Instant::now());
     let reconciler = SessionReconciler { objects, clock, started, blocked: Mutex::default() };
-    Driver::new(reconciler, client).related::<Pod>(|meta| controller_of(meta, "Session"))
+    Driver::new(reconciler, client)
+        .related::<Pod>(|meta| controller_of(meta, "Session"))
+        .related::<Project>(|meta| meta.name.clone().map_or(Targets::None, Targets::Namespace))
 }
 
 impl Reconciler for SessionReconciler {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mainstay_runtime::Clock;
 use serde_json::{Value, json};
 use server::Server;
+use tokio::time::Instant;
 
 const PROJECTS: &str = "/apis/mainstay.dev/v1alpha1/projects";
 const SESSIONS: &str = "/apis/mainstay.dev/v1alpha1/namespaces/demo/sessions";
@@ -107,6 +108,39 @@ async fn the_greatest_prompts_are_sent_together() {
     assert!(code == 422 && why.contains("spec.prompt: Too long: may not be more than 262144 bytes"), "{code} {why}");
 }
 
+/// R13, R50: a project's limits count for its sessions that run; their sandboxes hold no longer life than they had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projects_limits_act_on_sessions_that_run() {
+    let server = Server::start().await;
+    let defaults = |changes: &Value| json!({ "spec": { "sessionDefaults": changes } });
+    let demo = format!("{PROJECTS}/demo");
+    project(&server, json!({ "sessionDefaults": { "timeout": "1h" } })).await;
+    let idle = session(&server, "idle", json!({ "command": ["sleep"], "timeout": 0 })).await;
+    let timed = session(&server, "timed", json!({ "command": ["sleep"], "inactivityTimeout": 0 })).await;
+    let held = session(&server, "held", json!({ "command": ["sleep"], "inactivityTimeout": 0 })).await;
+    for path in [&idle, &timed, &held] {
+        server.until_phase(path, "Running").await;
+    }
+    server.merge(&demo, &defaults(&json!({ "timeout": "3h", "inactivityTimeout": 1 }))).await;
+    let changed = Instant::now();
+    let stopped = server.until_phase(&idle, "Stopped").await;
+    assert_eq!(stopped["status"]["stoppedReason"], "Inactivity", "{stopped}");
+    // What supervisors may still have to say at a start is waited for.
+    assert!(changed.elapsed() < Duration::from_millis(3_500), "{:?}", changed.elapsed());
+    let running = server.get(&held).await.unwrap();
+    assert_eq!(running["status"]["timeout"], "1h", "as it was started: {running}");
+    let (code, why) = server.refused("PATCH", &held, &json!({ "spec": { "timeout": "2h" } })).await;
+    assert!(code == 422 && why.contains("spec.timeout: Forbidden: the sandbox of the present run holds 1h"), "{why}");
+    server.merge(&held, &json!({ "spec": { "timeout": "30m" } })).await;
+    server.merge(&held, &json!({ "spec": { "timeout": "1h" } })).await;
+    server.merge(&demo, &defaults(&json!({ "timeout": 1 }))).await;
+    let changed = Instant::now();
+    let stopped = server.until_phase(&timed, "Stopped").await;
+    assert_eq!(stopped["status"]["stoppedReason"], "Timeout", "{stopped}");
+    assert!(changed.elapsed() < Duration::from_millis(2_500), "{:?}", changed.elapsed());
+    assert_eq!(server.get(&held).await.unwrap()["status"]["phase"], "Running", "it has a limit of its own");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_namespace_is_left_alone() {
     let server = Server::start().await;
@@ -131,7 +165,7 @@ async fn a_foreign_namespace_is_left_alone() {
 async fn many_sessions_are_soon_running() {
     let server = Server::start().await;
     project(&server, json!({})).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let mut paths = Vec::new();
     for number in 0..30 {
         paths.push(session(&server, &format!("s{number}"), json!({ "command": ["sleep"] })).await);
@@ -157,7 +191,7 @@ async fn a_used_up_quota_keeps_a_session_pending() {
     };
     let waiting = server.until(&second, blocked).await;
     assert_eq!(waiting["status"]["phase"], "Pending", "{waiting}");
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     server.delete(&first).await;
     server.until_phase(&second, "Running").await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());

@@ -74,18 +74,51 @@ fn what_a_run_has_taken_is_not_changed_under_it() {
     assert_eq!(faults(asked.clone(), other.clone(), "Pending", 0), [""; 0]);
     assert_eq!(faults(asked.clone(), other, "Completed", 1), ["spec.prompt"]);
     assert_eq!(faults(asked.clone(), json!({ "prompt": "fix it", "run": 2 }), "Completed", 1), [""; 0]);
+}
+
+/// R50: a run's sandbox was given its longest life at its start, by the session or by its project, and holds that.
+#[test]
+fn a_live_runs_timeout_is_shortened_and_not_raised() {
     let timed = |timeout: &str| json!({ "timeout": timeout });
-    for (old, new, phase, refused) in [
-        (timed("1h"), timed("2h"), "Running", true),
-        (timed("1h"), timed("0"), "Creating", true),
-        (timed("1h"), json!({}), "Stopping", true),
-        (timed("1h"), timed("1m"), "Running", false),
-        (json!({}), timed("1h"), "Running", false),
-        (timed("1h"), timed("2h"), "Stopped", false),
-        (timed("1h"), timed("2h"), "Pending", false),
+    let inherited = json!({});
+    for (held, old, new, phase, refused) in [
+        ("1h", timed("1h"), timed("2h"), "Running", true),
+        ("1h", timed("1h"), timed("0"), "Creating", true),
+        ("1h", timed("1h"), inherited.clone(), "Stopping", true),
+        ("1h", timed("1h"), timed("1m"), "Running", false),
+        ("1h", timed("1m"), timed("1h"), "Running", false),
+        ("1h", timed("1m"), timed("61m"), "Running", true),
+        ("1h", inherited.clone(), timed("2h"), "Running", true),
+        ("1h", inherited.clone(), timed("0"), "Running", true),
+        ("1h", inherited.clone(), timed("1m"), "Running", false),
+        ("1h", inherited.clone(), inherited.clone(), "Running", false),
+        ("0", inherited.clone(), timed("1h"), "Running", false),
+        ("0", timed("1h"), timed("2h"), "Running", false),
+        ("1h", timed("1h"), timed("2h"), "Stopped", false),
+        ("1h", timed("1h"), timed("2h"), "Pending", false),
     ] {
-        let expected: &[&str] = if refused { &["spec.timeout"] } else { &[] };
-        assert_eq!(faults(old.clone(), new.clone(), phase, 1), expected, "{old} -> {new}, {phase}");
+        let object = |spec: &Value| {
+            let status = json!({ "phase": phase, "attempts": 1, "timeout": held });
+            json!({ "metadata": { "name": "fix" }, "spec": spec, "status": status })
+        };
+        let told: Vec<String> = check(&object(&new), Some(&object(&old))).iter().map(ToString::to_string).collect();
+        let detail = "spec.timeout: Forbidden: the sandbox of the present run holds 1h; raise it when that has ended";
+        let expected: &[&str] = if refused { &[detail] } else { &[] };
+        assert_eq!(told, expected, "{held}: {old} -> {new}, {phase}");
+    }
+}
+
+/// Three prompts are joined into one message, which may have 1 MiB as JSON.
+#[test]
+fn a_prompt_is_bounded_by_what_it_takes_in_a_message() {
+    let most = common::MOST_PROMPT;
+    for (unit, bytes) in [("a", 1), ("\u{1f980}", 4), ("\"", 2), ("\u{1}", 6)] {
+        let fits = unit.repeat(most / bytes);
+        assert_eq!(faults(&json!({ "prompt": fits })), [""; 0], "{unit:?}");
+        let written = (fits.len() / unit.len() + 1) * bytes;
+        let told = faults(&json!({ "prompt": fits + unit }));
+        let detail = format!("may not be more than {most} bytes as JSON writes it, and is {written}");
+        assert_eq!(told, [format!("spec.prompt: Too long: {detail}")], "{unit:?}");
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) struct PodView {
     /// It was told to stop and stay.
     pub(super) stopping: bool,
     pub(super) ready: bool,
+    /// The longest life that its sandbox holds, in seconds.
+    pub(super) deadline: Option<u64>,
     /// How it ended, once it has.
     pub(super) end: Option<End>,
 }
@@ -102,6 +104,7 @@ impl PodView {
                 .flatten()
                 .any(|(key, value)| key == names::STOP && value == "true"),
             ready: condition_is_true(pod, "Ready"),
+            deadline: pod.spec.as_ref().and_then(|spec| u64::try_from(spec.active_deadline_seconds?).ok()),
             end: end_of(pod),
         }
     }

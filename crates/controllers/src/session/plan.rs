@@ -5,6 +5,7 @@ use std::time::Duration;
 use mainstay_api::names;
 use mainstay_api::phase::Phase;
 use mainstay_api::session::{DEFAULT_INACTIVITY_TIMEOUT, DesiredState, Session, SessionStatus};
+use mainstay_api::span::Span;
 use mainstay_runtime::Timestamp;
 
 use super::observe::{End, Observed, PodView};
@@ -67,7 +68,7 @@ impl Case<'_> {
     fn pending(&self) -> Plan<Action> {
         let run = status::run_of(self.session);
         match &self.observed.pod {
-            Some(pod) if pod.ours => return self.only(&Change::Creating, AT_ONCE),
+            Some(pod) if pod.ours => return self.only(&Change::Creating { deadline: pod.deadline }, AT_ONCE),
             Some(pod) => {
                 let message = format!("Pod {:?} is not this session's", pod.name);
                 return self.only(
@@ -106,11 +107,12 @@ impl Case<'_> {
             let change = Change::Failed { reason: "NoCommand", message, exit_code: None };
             return self.only(&change, Next::AwaitChange);
         };
+        let creating = self.write(&Change::Creating { deadline: pod.spec.active_deadline_seconds });
         let prompt = parts.prompt().filter(|_| self.status.attempts == 0);
         let actions: Vec<Action> = prompt
             .map(|prompt| Action::SendPrompt(prompt, self.now))
             .into_iter()
-            .chain([Action::CreatePod(Box::new(pod), self.now), self.write(&Change::Creating)])
+            .chain([Action::CreatePod(Box::new(pod), self.now), creating])
             .collect();
         Plan::act(actions, Next::After(CREATION_DEADLINE))
     }
@@ -212,7 +214,9 @@ impl Case<'_> {
         let start = self.rebase(self.status.start_time.as_ref()?.0);
         let defaults = self.observed.project.as_ref().map(|project| &project.spec.session_defaults);
         let spec = &self.session.spec;
-        let timeout = spec.timeout.or_else(|| defaults?.timeout).and_then(mainstay_api::span::Span::limit);
+        // Its sandbox ends it at its own deadline, whatever was asked for since.
+        let asked = spec.timeout.or_else(|| defaults?.timeout);
+        let timeout = [asked, self.status.timeout].into_iter().flatten().filter_map(Span::limit).min();
         let inactivity =
             spec.inactivity_timeout.or_else(|| defaults?.inactivity_timeout).unwrap_or(DEFAULT_INACTIVITY_TIMEOUT);
         let due = |from: Timestamp, span: Duration, reason: &'static str| {

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use mainstay_api::names;
 use mainstay_api::phase::Phase;
 use mainstay_api::session::{Session, SessionStatus};
+use mainstay_api::span::Span;
 use mainstay_runtime::Timestamp;
 use serde_json::{Value, json};
 
@@ -19,8 +20,8 @@ pub(super) enum Change<'a> {
     Seen,
     /// A new run is asked for.
     Pending,
-    /// The run's Pod exists.
-    Creating,
+    /// The run's Pod exists, and holds this deadline, in seconds.
+    Creating { deadline: Option<u64> },
     /// The supervisor's first heartbeat was accepted.
     Running,
     /// The run is to end.
@@ -55,9 +56,9 @@ pub(super) fn next(session: &Session, change: &Change<'_>, now: Timestamp) -> Se
             status.phase = Phase::Pending;
             status.run = Some(session.spec.run);
             (status.start_time, status.completion_time, status.exit_code) = (None, None, None);
-            (status.stopped_reason, status.pod) = (None, None);
+            (status.stopped_reason, status.pod, status.timeout) = (None, None, None);
         }
-        Change::Creating => {
+        Change::Creating { deadline } => {
             say("PodCreated", true, "Created", "");
             say("Ready", false, "Creating", "the supervisor's first heartbeat is awaited");
             status.conditions.retain(|condition| condition.type_ != "Blocked");
@@ -66,6 +67,7 @@ pub(super) fn next(session: &Session, change: &Change<'_>, now: Timestamp) -> Se
             status.run = Some(run);
             status.pod = Some(names::pod_name(session.metadata.name.as_deref().unwrap_or_default(), run));
             status.start_time = Some(Time(now));
+            status.timeout = deadline.map(Span::from_secs);
             status.attempts += 1;
         }
         Change::Running => {
@@ -140,6 +142,7 @@ pub(super) fn patch(session: &Session, new: &SessionStatus) -> Value {
             "run": new.run,
             "observedGeneration": new.observed_generation,
             "startTime": new.start_time,
+            "timeout": new.timeout,
             "completionTime": new.completion_time,
             "stoppedReason": new.stopped_reason,
             "pod": new.pod,

@@ -178,6 +178,35 @@ fn a_projects_limits_hold_where_the_session_says_nothing() {
     check("0 overrides the project's", &never, &observed, "wait");
 }
 
+/// R50: a run's sandbox holds what it was started with; what is shortened meanwhile acts, what is raised does not.
+#[test]
+fn a_run_lives_no_longer_than_its_sandbox_was_given() {
+    let limited = |spec: Value, defaults: Value| {
+        let status = json!({ "timeout": "1h" });
+        let running = session(Phase::Running, &json!({ "spec": spec, "status": status }));
+        let project = json!({ "metadata": {}, "spec": { "sessionDefaults": defaults } });
+        let project = Some(serde_json::from_value(project).unwrap());
+        let observed = Observed { project, ..with(PodView { ready: true, ..pod() }) };
+        words(&running, &observed, now())
+    };
+    let own = |timeout: Value| json!({ "inactivityTimeout": 0, "timeout": timeout });
+    assert_eq!(limited(own(Value::Null), json!({ "timeout": "1h" })), "after 3600.5s");
+    assert_eq!(limited(own(Value::Null), json!({ "timeout": "3h" })), "after 3600.5s", "the project's was raised");
+    assert_eq!(limited(own(Value::Null), json!({})), "after 3600.5s", "or taken back");
+    assert_eq!(limited(own(Value::Null), json!({ "timeout": "5m" })), "after 300.5s", "or shortened");
+    assert_eq!(limited(own(json!("1m")), json!({ "timeout": "5m" })), "after 60.5s", "its own was shortened");
+    let made = PodView { deadline: Some(3_600), ..pod() };
+    for (name, observed) in [("at once", Observed::default()), ("before a crash", with(made))] {
+        let pending = session(Phase::Pending, &json!({ "spec": { "timeout": "1h" } }));
+        let plan = SessionReconciler::plan(&pending, &observed, now());
+        let Some(Action::WriteStatus(status)) = plan.actions.last() else { panic!("{name}: {plan:?}") };
+        assert_eq!(json!(status)["timeout"], "1h", "{name}");
+        assert_eq!(super::status::patch(&pending, status)["status"]["timeout"], "1h", "{name}");
+    }
+    let again = session(Phase::Failed, &json!({ "spec": { "run": 2 }, "status": { "timeout": "1h" } }));
+    assert_eq!(super::status::next(&again, &Change::Pending, now()).timeout, None);
+}
+
 #[test]
 fn a_stop_keeps_its_reason_and_waits_for_the_pod() {
     let stopping = |reason: &str| session(Phase::Stopping, &json!({ "status": { "stoppedReason": reason } }));
