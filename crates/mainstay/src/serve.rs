@@ -76,7 +76,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn open(dir: &Path) -> anyhow::Result<Base> {
     let store = SqliteStore::open(Options::new(dir)).with_context(|| format!("open the store in {}", dir.display()))?;
-    let fence = store.raise(FENCE).await.context("raise the fencing token")?;
+    let fence = node::raise_fence(&*store, FENCE, dir).await.context("raise the fencing token")?;
     let clock = Clock::kept_in(&dir.join("clock")).context("open the clock")?;
     let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
     Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, fence })

@@ -10,6 +10,8 @@ mod life;
 mod many;
 #[path = "crash/parts.rs"]
 mod parts;
+#[path = "crash/restored.rs"]
+mod restored;
 #[path = "crash/starts.rs"]
 mod starts;
 #[path = "crash/steps.rs"]

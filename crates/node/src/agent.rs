@@ -27,7 +27,7 @@ mod worker;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     ranges: Ranges,
     notices: Notices,
     workers: Mutex<HashMap<String, Attended>>,
+    /// Cancelled once a shim has refused an order as an older control plane's than it knows.
+    term_over: CancellationToken,
 }
 
 /// A Pod with a worker.
@@ -129,11 +131,22 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         host: Host { isolation: config.isolation, support: config.support },
         sandboxes: config.sandboxes,
         workers: Mutex::default(),
+        term_over: CancellationToken::new(),
     });
     prepare_template(&shared);
     let work = shared.clone();
     shared.tasks.essential("node agent", |stop| dispatch::run(work, stop));
     Ok(Handle(shared))
+}
+
+/// The newest fencing token that a sandbox of the agent's directory `dir` has seen; 0 when there is none. An order with an
+/// older one is refused.
+pub fn newest_fence(dir: &Path) -> u64 {
+    let runs = Layout::at(dir.to_owned()).runs();
+    let uids = layout::names(&runs).unwrap_or_default();
+    // A shim that cannot be read is on its way in or out, or lost.
+    let fences = uids.iter().filter_map(|uid| Some(record::read_state(&runs.join(uid)).ok()??.fence));
+    fences.max().unwrap_or(0)
 }
 
 /// Makes the template of the usual workspace ahead, so that the first sandbox does not pay for it.

@@ -1,6 +1,7 @@
 //! Joins the node agent to the API server, in both directions: neither crate knows the other.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,10 +15,23 @@ use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay};
 use mainstay_node::launch::Limits;
 use mainstay_node::sandbox::probe::probe;
 use mainstay_runtime::Tasks;
+use mainstay_store::{Store, StoreError};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use super::Base;
+
+/// Raises the counter by which this start is told from earlier ones, above all that a sandbox of the data directory has
+/// seen: a database that was restored knows less than the sandboxes that went on.
+pub(crate) async fn raise_fence(store: &dyn Store, counter: &str, dir: &Path) -> Result<u64, StoreError> {
+    let seen = agent::newest_fence(&dir.join("node"));
+    loop {
+        let fence = store.raise(counter).await?;
+        if fence > seen {
+            return Ok(fence);
+        }
+    }
+}
 
 /// Starts the node agent of this machine, and lets the API server reach its logs.
 pub(crate) async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()> {

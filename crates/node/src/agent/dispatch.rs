@@ -28,7 +28,8 @@ use super::{Attended, Shared, orphans};
 /// How often what no Pod accounts for is looked for.
 const SWEEP: Duration = Duration::from_mins(1);
 
-/// Runs the agent until the process stops.
+/// Runs the agent until the process stops, or until its term is over: an agent that may order nothing any more is of no
+/// use, and its end is the process's.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let pods: Api<Pod> = Api::all(shared.client.clone());
     let config = watcher::Config::default().fields(&selector());
@@ -38,6 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
+            () = shared.term_over.cancelled() => return,
             () = due(&mut sweeps) => {
                 sweep(&shared);
                 continue;

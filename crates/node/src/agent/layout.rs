@@ -28,11 +28,16 @@ impl Layout {
     /// # Errors
     /// When a directory cannot be made.
     pub(crate) fn new(root: PathBuf) -> io::Result<Self> {
-        let layout = Self { root };
+        let layout = Self::at(root);
         for dir in [&layout.root, &layout.runs(), &layout.pods(), &layout.workspaces()] {
             make_dir(dir, 0o700)?;
         }
         Ok(layout)
+    }
+
+    /// The paths below `root`, whether or not it is laid out.
+    pub(crate) const fn at(root: PathBuf) -> Self {
+        Self { root }
     }
 
     /// All run directories.

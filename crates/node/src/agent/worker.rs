@@ -229,6 +229,7 @@ impl Worker {
         match error.class() {
             Class::Fenced => {
                 tracing::error!(pod = self.uid, error = chain_of(error), "this control plane's term is over");
+                self.shared.term_over.cancel();
                 return false;
             }
             Class::Conflict | Class::Terminal(Reason::NotFound) if self.conflicts < QUICK_CONFLICTS => {

@@ -76,6 +76,17 @@ impl Bench {
         tasks.shutdown(Duration::from_secs(20)).await.unwrap();
     }
 
+    /// Whether the agent has ended, or is about to.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.running.as_ref().unwrap().0.stopping().is_cancelled()
+    }
+
+    /// Starts a newer agent than one with this fencing token.
+    pub(crate) fn start_after(&mut self, fence: u64) {
+        self.fence = fence;
+        self.start();
+    }
+
     pub(crate) fn agent(&self) -> &Handle {
         &self.running.as_ref().unwrap().1
     }

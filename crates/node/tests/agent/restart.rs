@@ -1,5 +1,7 @@
 //! An agent goes and another comes: sandboxes go on, and are found again.
 
+use mainstay_node::launch::{Order, Verb};
+use mainstay_node::shim::{client, record};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, eventually, pod};
@@ -83,6 +85,30 @@ async fn what_ended_meanwhile_is_reported() {
     bench.start();
     let status = bench.finished("plain").await;
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_sandboxes_know_a_newer_one_than_ends_and_the_next_is_newer() {
+    let mut bench = Bench::new();
+    let uid = bench.api.create(pod("fix-1", "exec sleep 60"));
+    bench.ready("fix-1").await;
+    bench.stop().await;
+    // As if an older database had been restored.
+    let newest = Order { fence: 100, verb: Verb::Fence };
+    assert!(client::send(&bench.run_dir(&uid), &newest).unwrap().accepted);
+    bench.start();
+    eventually("the agent's end", || bench.is_ending().then_some(())).await;
+    bench.stop().await;
+    assert!(record::is_live(&bench.run_dir(&uid)).unwrap(), "its sandbox goes on");
+    let seen = mainstay_node::agent::newest_fence(&bench.path("node"));
+    assert_eq!(seen, 100);
+    bench.start_after(seen);
+    bench.api.change("fix-1", |pod| pod["metadata"]["annotations"]["mainstay.dev/stop"] = json!("true"));
+    assert_eq!(bench.finished("fix-1").await["reason"], "Stopped");
+    bench.api.delete("fix-1", 0);
+    bench.gone("fix-1").await;
+    assert!(!bench.is_ending());
+    assert_eq!(mainstay_node::agent::newest_fence(&bench.path("absent")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
