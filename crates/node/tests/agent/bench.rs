@@ -121,9 +121,30 @@ impl Bench {
             .await
     }
 
+    /// Thirty Pods are Ready at one time, and nothing is left of them once they are deleted.
+    pub(crate) async fn thirty_live_at_once(&self) {
+        let names: Vec<_> = (0..30).map(|number| format!("fix-{number}")).collect();
+        let uids: Vec<_> = names.iter().map(|name| self.api.create(pod(name, "exec sleep 600"))).collect();
+        for name in &names {
+            self.ready(name).await;
+        }
+        assert!(uids.iter().all(|uid| record::is_live(&self.run_dir(uid)).unwrap()), "all live at one time");
+        for name in &names {
+            self.api.delete(name, 0);
+        }
+        for name in &names {
+            self.gone_object(name).await;
+        }
+        eventually("no left-overs", || self.left_over().is_empty().then_some(())).await;
+    }
+
+    async fn gone_object(&self, name: &str) {
+        eventually("the object's end", || self.api.pod(name).is_none().then_some(())).await;
+    }
+
     /// Waits until the object, and everything that was made for it, has gone.
     pub(crate) async fn gone(&self, name: &str) {
-        eventually("the object's end", || self.api.pod(name).is_none().then_some(())).await;
+        self.gone_object(name).await;
         eventually("no left-overs", || self.left_over().is_empty().then_some(())).await;
     }
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use mainstay_node::shim::record;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::bench::{Bench, condition, eventually, pod};
 
@@ -112,27 +111,9 @@ async fn a_kept_workspace_is_there_again_in_the_next_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_isolated_pods_at_once_become_ready_quickly() {
+async fn thirty_isolated_pods_live_at_once_and_leave_nothing() {
     let bench = Bench::isolated();
-    // The first of its size makes the template that the others are copied from.
-    bench.api.create(pod("first", "true"));
-    bench.finished("first").await;
-    let start = Instant::now();
-    let names: Vec<_> = (0..30).map(|number| format!("fix-{number}")).collect();
-    for name in &names {
-        bench.api.create(pod(name, "sleep 60"));
-    }
-    for name in &names {
-        bench.ready(name).await;
-    }
-    let took = start.elapsed();
-    println!("30 isolated Pods created -> all Running and Ready: {took:?}");
-    for name in names.iter().map(String::as_str).chain(["first"]) {
-        bench.api.delete(name, 0);
-    }
-    for name in &names {
-        eventually("the object's end", || bench.api.pod(name).is_none().then_some(())).await;
-    }
-    println!("... -> all deleted: {:?}", start.elapsed().saturating_sub(took));
-    eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
+    bench.thirty_live_at_once().await;
+    let instance = std::fs::read_to_string(bench.path("node/instance")).unwrap();
+    eventually("no cgroups", || mainstay_node::cgroup::of_instance(&instance).is_empty().then_some(())).await;
 }

@@ -3,7 +3,6 @@
 use futures::StreamExt;
 use mainstay_node::agent::logs::{LogError, LogOptions};
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::bench::{Bench, condition, eventually, pod};
 
@@ -146,24 +145,6 @@ async fn a_pod_made_by_hand_is_claimed_before_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_pods_at_once_become_ready_quickly() {
-    let bench = Bench::new();
-    let start = Instant::now();
-    let names: Vec<_> = (0..30).map(|number| format!("fix-{number}")).collect();
-    for name in &names {
-        bench.api.create(pod(name, "sleep 60"));
-    }
-    for name in &names {
-        bench.ready(name).await;
-    }
-    let took = start.elapsed();
-    println!("30 Pods created -> all Running and Ready: {took:?}");
-    for name in &names {
-        bench.api.delete(name, 0);
-    }
-    for name in &names {
-        eventually("the object's end", || bench.api.pod(name).is_none().then_some(())).await;
-    }
-    println!("... -> all deleted: {:?}", start.elapsed().saturating_sub(took));
-    eventually("no left-overs", || bench.left_over().is_empty().then_some(())).await;
+async fn thirty_pods_live_at_once_and_leave_nothing() {
+    Bench::new().thirty_live_at_once().await;
 }
