@@ -24,7 +24,7 @@ pub const FENCE: &str = "mainstay.dev/fence";
 pub const NODE_FINALIZER: &str = "mainstay.dev/node";
 /// Finalizer on a Project: its namespace is not yet known to be gone.
 pub const PROJECT_FINALIZER: &str = "mainstay.dev/project";
-/// Finalizer on a Session: its Pods are not yet known to be gone.
+/// Finalizer on a Session: its Pods are not yet known to be gone. On a Pod: its session has not yet judged how it ended.
 pub const SESSION_FINALIZER: &str = "mainstay.dev/session";
 /// Extended resource: processes and threads of a sandbox.
 pub const PIDS: &str = "mainstay.dev/pids";

@@ -9,6 +9,7 @@ pub mod garbage;
 mod kinds;
 pub mod namespace;
 pub mod objects;
+pub mod pod;
 pub mod project;
 pub mod reconcile;
 pub mod session;
@@ -38,6 +39,7 @@ pub fn start(
     vec![
         collected,
         run(session::driver(clients("session-controller"), &surroundings.clock), surroundings),
+        run(pod::driver(clients("session-controller")), surroundings),
         run(project::driver(clients("project-controller")), surroundings),
         run(namespace::driver(clients("namespace-controller"), registry), surroundings),
         run(event::driver(clients("event-controller"), &surroundings.clock), surroundings),

@@ -6,7 +6,8 @@
 //! Invariants:
 //! - A run is executed at most once: its Pod's name is fixed by session and run, it is made only while the session is
 //!   Pending in that run and no heartbeat of it was ever accepted, and a run that ended is never begun again.
-//! - A run is judged by what its Pod recorded; a Pod that is gone without a record is a lost run, not a new one.
+//! - A run is judged by what its Pod recorded; a Pod that is gone without a record is a lost run, not a new one. A Pod
+//!   that somebody deletes stays until its record is judged (see [`crate::pod`]).
 //! - The reason of a stop is stored before the Pod is told to stop, so that a crash between cannot change it.
 //! - A status is written on the version that was read, so that two writers cannot undo each other.
 //! - What was not heard while the controller was away counts as silence only once there was time to say it.
@@ -66,6 +67,8 @@ pub enum Action {
     StopPod(String, String),
     /// Tell this Pod (name, uid) to stop and go.
     DeletePod(String, String),
+    /// The end of this Pod (name, uid) is judged: as far as the session goes, it may go.
+    ReleasePod(String, String),
     /// Write this status.
     WriteStatus(Box<SessionStatus>),
     /// Let the session go.
@@ -105,6 +108,7 @@ impl Reconciler for SessionReconciler {
             Action::CreatePod(pod, at) => self.create_pod(session, *pod, at, token).await,
             Action::StopPod(name, uid) => self.stop_pod(session, name, &uid).await,
             Action::DeletePod(name, uid) => self.objects.delete::<Pod>(&beside(session, name), Some(&uid)).await,
+            Action::ReleasePod(name, uid) => self.release_pod(session, name, &uid).await,
             Action::WriteStatus(new) => self.write_status(session, &new).await,
             Action::RemoveFinalizer => self.remove_finalizer(session).await,
         }
@@ -175,6 +179,16 @@ impl SessionReconciler {
     async fn stop_pod(&self, session: &Session, name: String, uid: &str) -> Result<Effect, Failure> {
         let body = json!({ "metadata": { "uid": uid, "annotations": { names::STOP: "true" } } });
         self.objects.merge::<Pod>(&beside(session, name), &body).await
+    }
+
+    /// Should this fail, the Pod's own reconciler sees that its end is judged.
+    async fn release_pod(&self, session: &Session, name: String, uid: &str) -> Result<Effect, Failure> {
+        match self.objects.get::<Pod>(&beside(session, name)).await? {
+            Some(pod) if pod.metadata.uid.as_deref() == Some(uid) => {
+                self.objects.remove_finalizer(&pod, names::SESSION_FINALIZER).await
+            }
+            _ => Ok(Effect::NONE),
+        }
     }
 
     /// The quota is used up: the session stays Pending and says why.

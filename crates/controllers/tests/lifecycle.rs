@@ -91,6 +91,37 @@ async fn deletion_takes_what_belongs_to_it_and_nothing_else() {
     assert!(server.tasks.shutdown(Duration::from_secs(10)).await.is_ok());
 }
 
+/// R14, R45: what a Pod that is deleted by hand recorded is judged before it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_deleted_by_hand_stays_until_it_is_judged() {
+    let server = Server::start().await;
+    project(&server, json!({})).await;
+    for (name, command, phase, reason) in
+        [("runs", "sleep", "Running", "PodDeleted"), ("ends", "true", "Completed", "Finished")]
+    {
+        let path = session(&server, name, json!({ "command": [command] })).await;
+        server.until_phase(&path, phase).await;
+        let pod = format!("{PODS}/{name}-1");
+        server.delete(&pod).await;
+        server.until(&pod, |found| found.is_none()).await;
+        let ended = server.get(&path).await.unwrap();
+        assert_eq!(ended["status"]["stoppedReason"], reason, "{ended}");
+    }
+}
+
+/// A Pod is not held for a session that is gone, however that went.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_stays_for_a_session_that_is_gone() {
+    let server = Server::start().await;
+    project(&server, json!({})).await;
+    let path = session(&server, "torn", json!({ "command": ["sleep"] })).await;
+    server.until_phase(&path, "Running").await;
+    server.merge(&path, &json!({ "metadata": { "finalizers": null } })).await;
+    server.delete(&path).await;
+    server.until(&path, |found| found.is_none()).await;
+    server.until(&format!("{PODS}/torn-1"), |found| found.is_none()).await;
+}
+
 /// Prompts of the greatest size that is let in, in letters of the greatest size, are joined into one message (R20).
 #[tokio::test(flavor = "multi_thread")]
 async fn the_greatest_prompts_are_sent_together() {

@@ -71,6 +71,8 @@ pub(super) struct PodView {
     /// It belongs to this very session.
     pub(super) ours: bool,
     pub(super) deleting: bool,
+    /// It stays until the session has read how it ended.
+    pub(super) held: bool,
     /// It was told to stop and stay.
     pub(super) stopping: bool,
     pub(super) ready: bool,
@@ -97,6 +99,7 @@ impl PodView {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             ours: owners.into_iter().any(|owner| Some(owner.uid.as_str()) == session_uid),
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            held: pod.metadata.finalizers.iter().flatten().any(|name| name == names::SESSION_FINALIZER),
             stopping: pod
                 .metadata
                 .annotations

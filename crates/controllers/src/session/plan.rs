@@ -58,6 +58,14 @@ impl Case<'_> {
         Plan::act([self.write(change)], next)
     }
 
+    /// The run is over: if somebody deletes its Pod, that may go now.
+    fn over(&self, change: &Change<'_>) -> Plan<Action> {
+        let pod = self.observed.pod.as_ref().filter(|pod| pod.ours && pod.held && pod.deleting);
+        let release = pod.map(|pod| Action::ReleasePod(pod.name.clone(), pod.uid.clone()));
+        let actions: Vec<Action> = [self.write(change)].into_iter().chain(release).collect();
+        Plan::act(actions, Next::AwaitChange)
+    }
+
     /// Nothing to do but, perhaps, to say that the newest spec was looked at.
     fn settled(&self, next: Next) -> Plan<Action> {
         let seen = self.status.observed_generation.is_none()
@@ -157,13 +165,13 @@ impl Case<'_> {
     fn judge(&self, end: &End) -> Plan<Action> {
         let exit_code = end.exit_code;
         match end.reason.as_str() {
-            _ if end.succeeded => self.only(&Change::Completed { exit_code }, Next::AwaitChange),
+            _ if end.succeeded => self.over(&Change::Completed { exit_code }),
             "DeadlineExceeded" => self.only(&Change::Stopping { reason: "Timeout" }, AT_ONCE),
             "Stopped" => {
                 let message = "its Pod was deleted while it ran";
-                self.only(&Change::Failed { reason: "PodDeleted", message, exit_code }, Next::AwaitChange)
+                self.over(&Change::Failed { reason: "PodDeleted", message, exit_code })
             }
-            reason => self.only(&Change::Failed { reason, message: &end.message, exit_code }, Next::AwaitChange),
+            reason => self.over(&Change::Failed { reason, message: &end.message, exit_code }),
         }
     }
 
@@ -181,7 +189,7 @@ impl Case<'_> {
                 } else {
                     Change::Stopped { reason, exit_code }
                 };
-                self.only(&change, Next::AwaitChange)
+                self.over(&change)
             }
         }
     }

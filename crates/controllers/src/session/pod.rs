@@ -112,8 +112,8 @@ impl Parts<'_> {
             labels: Some(BTreeMap::from([(names::SESSION.to_owned(), name)])),
             annotations: Some(annotations),
             owner_references: Some(vec![super::owner_reference(self.session)]),
-            // Held from its first version on: its sandbox must be known to be gone before it goes.
-            finalizers: Some(vec![names::NODE_FINALIZER.to_owned()]),
+            // Held from its first version on: before it goes its sandbox must be known to be gone, and its end be read.
+            finalizers: Some(vec![names::NODE_FINALIZER.to_owned(), names::SESSION_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         }
     }

@@ -52,6 +52,7 @@ fn words(session: &Session, observed: &Observed, at: Timestamp) -> String {
             Action::CreatePod(pod, _) => format!("create({})", pod.metadata.name.as_deref().unwrap()),
             Action::StopPod(name, uid) => format!("stop({name} {uid})"),
             Action::DeletePod(name, uid) => format!("delete({name} {uid})"),
+            Action::ReleasePod(name, uid) => format!("let go({name} {uid})"),
             Action::RemoveFinalizer => "release".to_owned(),
             Action::WriteStatus(new) => {
                 let old = session.status.clone().unwrap_or_default();
@@ -132,6 +133,29 @@ fn a_live_session_is_judged_by_its_pod() {
     let edited =
         session(Phase::Running, &json!({ "metadata": { "generation": 2 }, "spec": { "inactivityTimeout": 0 } }));
     check("a new spec is acknowledged", &edited, &ready, "Running 1, wait");
+}
+
+/// R45: a Pod that is deleted by hand is there until its record is judged, and goes in the same breath.
+#[test]
+fn a_deleted_pod_goes_once_its_end_is_judged() {
+    let gone = |reason: &str, code: i32| {
+        let mut observed = ended(reason, code);
+        let pod = observed.pod.as_mut().unwrap();
+        (pod.deleting, pod.held) = (true, true);
+        observed
+    };
+    let let_go = "let go(fix-1 p-1), wait";
+    for phase in [Phase::Creating, Phase::Running] {
+        let live = session(phase, &json!({}));
+        check("stopped by it", &live, &gone("Stopped", 143), &format!("Failed PodDeleted 1, {let_go}"));
+        check("finished before", &live, &gone("Completed", 0), &format!("Completed Finished 1, {let_go}"));
+        check("failed before", &live, &gone("Error", 3), &format!("Failed Error 1, {let_go}"));
+    }
+    let stopping = session(Phase::Stopping, &json!({ "status": { "stoppedReason": "User" } }));
+    check("stopped as asked", &stopping, &gone("Stopped", 143), &format!("Stopped User 1, {let_go}"));
+    let mut released = gone("Stopped", 143);
+    released.pod.as_mut().unwrap().held = false;
+    check("held by others", &stopping, &released, "Stopped User 1, wait");
 }
 
 #[test]
@@ -281,7 +305,7 @@ fn a_pod_is_made_of_session_agent_and_project() {
     let meta = &pod["metadata"];
     assert_eq!(meta["name"], "fix-3");
     assert_eq!(meta["ownerReferences"][0]["uid"], "s-1");
-    assert_eq!(meta["finalizers"], json!(["mainstay.dev/node"]));
+    assert_eq!(meta["finalizers"], json!(["mainstay.dev/node", "mainstay.dev/session"]));
     assert_eq!(
         meta["annotations"],
         json!({ "mainstay.dev/session-uid": "s-1", "mainstay.dev/run": "3", "mainstay.dev/adaptor": "stream-json",

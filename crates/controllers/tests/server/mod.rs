@@ -157,9 +157,14 @@ async fn realise(client: &Client, pod: &Pod) {
         pod.spec.as_ref().is_some_and(|spec| spec.containers[0].command == Some(vec!["true".to_owned()]));
     let ordered_to_stop = pod.annotations().get(names::STOP).is_some_and(|order| order == "true");
     let now = "2026-01-01T00:00:00Z";
-    if pod.metadata.deletion_timestamp.is_some() {
-        let change = json!({ "metadata": { "finalizers": null } });
+    let ended = ["Succeeded", "Failed"].contains(&phase.as_str());
+    let deleting = pod.metadata.deletion_timestamp.is_some();
+    if deleting && ended {
+        let left: Vec<&String> = pod.finalizers().iter().filter(|held| *held != names::NODE_FINALIZER).collect();
+        let change = json!({ "metadata": { "resourceVersion": pod.resource_version(), "finalizers": left } });
         api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
+    } else if deleting {
+        end(&api, pod, "Failed", 143, "Stopped").await;
     } else if phase == "Pending" {
         let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": now }]);
         let change = json!({ "status": { "phase": "Running", "conditions": ready } });
@@ -167,9 +172,13 @@ async fn realise(client: &Client, pod: &Pod) {
     } else if phase == "Running" && (ends_at_once || ordered_to_stop) {
         let (phase, code, reason) =
             if ends_at_once { ("Succeeded", 0, "Completed") } else { ("Failed", 143, "Stopped") };
-        let container = json!([{ "name": "agent", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
-                                 "state": { "terminated": { "exitCode": code, "reason": reason } } }]);
-        let change = json!({ "status": { "phase": phase, "reason": reason, "containerStatuses": container } });
-        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
+        end(&api, pod, phase, code, reason).await;
     }
+}
+
+async fn end(api: &Api<Pod>, pod: &Pod, phase: &str, code: i32, reason: &str) {
+    let container = json!([{ "name": "agent", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
+                             "state": { "terminated": { "exitCode": code, "reason": reason } } }]);
+    let change = json!({ "status": { "phase": phase, "reason": reason, "containerStatuses": container } });
+    api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(change)).await.ok();
 }

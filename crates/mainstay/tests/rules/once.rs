@@ -1,6 +1,7 @@
 //! A run is executed at most once, whatever becomes of its Pod, its shim and the server.
 
 use super::*;
+use k8s_openapi::api::core::v1::Pod;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -40,10 +41,40 @@ async fn r45_a_missing_pod_is_noticed_and_not_made_anew() {
     world.first("s", "Running").await;
     world.remove(&core_path("pods", "s-1")).await;
     let failed = world.first("s", "Failed").await;
-    assert!(["PodDeleted", "PodLost"].contains(&failed["stoppedReason"].as_str().unwrap()), "{failed:#}");
-    assert_eq!(failed["attempts"], 1, "{failed:#}");
+    assert_eq!((&failed["stoppedReason"], &failed["attempts"]), (&json!("PodDeleted"), &json!(1)), "{failed:#}");
     world.quiet("s").await;
     assert!(world.get(&core_path("pods", "s-1")).await.is_none());
+}
+
+/// R14, R45: the same with the server killed at some moment of it: what the Pod recorded is read before it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn r45_a_deleted_pods_record_is_read_though_the_server_dies() {
+    let mut world = World::new(json!({})).await;
+    // Of each the server sees another part: the order, the end, the record.
+    let names = ["told", "ended", "judged"];
+    for name in names {
+        world.script(name, "echo started; exec sleep 1000", json!({})).await;
+        world.first(name, "Running").await;
+    }
+    for (at, name) in names.into_iter().enumerate() {
+        let pod = core_path("pods", &format!("{name}-1"));
+        world.delete(&pod).await;
+        match at {
+            0 => {}
+            1 => world.quiet(name).await,
+            _ => {
+                let ended =
+                    |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"));
+                world.pod(&format!("{name}-1"), "ended", ended).await;
+            }
+        }
+        world.kill();
+        world.restart();
+        let failed = world.first(name, "Failed").await;
+        assert_eq!((&failed["stoppedReason"], &failed["attempts"]), (&json!("PodDeleted"), &json!(1)), "{failed:#}");
+        world.until(format!("{pod} gone"), async || world.get(&pod).await.is_none()).await;
+        world.quiet(name).await;
+    }
 }
 
 /// R14, R15, R17: a sandbox whose shim was killed left no record: the run is lost, is said to be, and is not repeated.
