@@ -151,7 +151,8 @@ impl Collect {
         };
         let mut done = Done::default();
         match self.look(&uid, &node, &mut done).await {
-            Ok(()) => Ended::With { outcome: Outcome::Settled(None), done },
+            // Whoever is to be looked at again is named by what the watches show then.
+            Ok(()) => Ended::With { outcome: Outcome::Gone, done },
             Err(failure) => {
                 let (class, error) = (failure.class(), failure.chain());
                 self.metrics.failed(class);

@@ -52,7 +52,7 @@ pub enum Outcome {
     Failed(Option<Duration>),
     /// Nothing will help but a change; look again after this time all the same.
     Parked(Duration),
-    /// The object is gone.
+    /// The object is gone, or of no concern until something new is seen of it: nothing about it is kept.
     Gone,
 }
 
@@ -260,7 +260,11 @@ impl Entry {
                 self.conflicts = 0;
                 (State::Idle, next)
             }
-            Outcome::Gone => (State::Idle, None),
+            Outcome::Gone => {
+                self.backoff.reset();
+                self.conflicts = 0;
+                (State::Idle, None)
+            }
             Outcome::Conflict if self.conflicts < CONFLICTS_AT_ONCE => {
                 self.conflicts += 1;
                 (State::Queued, None)
