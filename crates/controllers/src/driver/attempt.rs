@@ -1,11 +1,13 @@
 //! One attempt at one key: read, plan, apply, and judge how it went.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use kube::{Client, Resource};
 use mainstay_runtime::fault::{Point, hit};
-use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff};
+use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff, Reason};
 use tokio::time::{Instant, timeout_at};
 
 use super::metrics::Metrics;
@@ -49,7 +51,8 @@ pub(crate) const fn outcome_of(class: Class) -> Option<Outcome> {
     Some(match class {
         Class::Fenced => return None,
         Class::Conflict => Outcome::Conflict,
-        Class::Indeterminate => Outcome::Failed(None),
+        // What met a bug by chance may not meet it again.
+        Class::Indeterminate | Class::Terminal(Reason::Panicked) => Outcome::Failed(None),
         Class::Transient { retry_after } => Outcome::Failed(retry_after),
         Class::Terminal(_) => Outcome::Parked(PARKED_RESYNC),
     })
@@ -71,12 +74,12 @@ impl<R: Reconciler> Attempt<R> {
     /// Reconciles the key once. `backoff` counts the failures before this one.
     pub(super) async fn run(self: Arc<Self>, key: Key, backoff: KeyBackoff) -> Ended<Key> {
         let mut done = Done::default();
-        let object = match self.read(&key).await {
+        let object = match caught("read the object", self.read(&key)).await {
             Ok(Some(object)) => object,
             Ok(None) => return Ended::With { outcome: Outcome::Gone, done },
             Err(failure) => return self.failed(&key, None, backoff, &failure, done).await,
         };
-        match self.reconcile(&object, &mut done).await {
+        match caught("reconcile", self.reconcile(&object, &mut done)).await {
             Ok(next) => {
                 self.succeeded(&key, &object, &mut done).await;
                 let after = match next {
@@ -144,7 +147,7 @@ impl<R: Reconciler> Attempt<R> {
             let failures = backoff.failures();
             tracing::warn!(controller = R::NAME, %key, %class, failures, error = failure.chain(), "reconcile failed");
         }
-        let telling = matches!(class, Class::Terminal(_)) || (class != Class::Conflict && backoff.is_milestone());
+        let telling = matches!(outcome, Outcome::Parked(_)) || (class != Class::Conflict && backoff.is_milestone());
         if let Some(object) = object.filter(|_| R::REPORTS && telling) {
             let told = Report::failure(failure, backoff.failures(), self.surroundings.clock.now());
             self.tell(key, object, &told, &mut done).await;
@@ -162,6 +165,13 @@ impl<R: Reconciler> Attempt<R> {
             tracing::warn!(controller = R::NAME, %key, error = error.chain(), "report failure");
         }
     }
+}
+
+/// A panic is a failure like any other; its words are on standard error, and no business of those who read conditions.
+async fn caught<T>(what: &'static str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let panicked = |_| Err(Failure::new(Class::Terminal(Reason::Panicked), format!("{what}: the code panicked")));
+    // What it may have left half done is read anew by the next attempt.
+    AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// A step that is still going on at the deadline is in doubt: its calls have shorter bounds of their own.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mainstay_runtime::Class;
+use mainstay_runtime::{Class, Reason};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -78,6 +78,7 @@ impl Metrics {
             Class::Conflict => self.conflicts.increment(),
             Class::Indeterminate => self.indeterminate.increment(),
             Class::Transient { .. } => self.transient.increment(),
+            Class::Terminal(Reason::Panicked) => self.panics.increment(),
             Class::Terminal(_) | Class::Fenced => self.terminal.increment(),
         }
     }

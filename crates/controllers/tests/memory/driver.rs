@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::FakeApi;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use mainstay_api::session::Session;
-use mainstay_controllers::driver::{Driver, Surroundings, controller_of};
+use mainstay_controllers::driver::{Driver, Metrics, Surroundings, controller_of};
 use mainstay_controllers::{Effect, FencingToken, Next, Plan, Reconciler};
 use mainstay_runtime::{Class, Clock, Failure, Reason, Tasks, Timestamp};
 use serde_json::json;
@@ -64,6 +64,7 @@ struct Bench {
     script: Arc<Script>,
     seen: watch::Receiver<Vec<String>>,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
 }
 
 impl Bench {
@@ -83,10 +84,11 @@ impl Bench {
         let tasks = Tasks::new();
         let clock = Clock::virtual_from("2026-01-01T00:00:00Z".parse().unwrap());
         let surroundings = Surroundings { tasks: tasks.clone(), clock, fence: FencingToken(1) };
-        Driver::new(Scripted(Arc::clone(&script)), api.client())
-            .related::<k8s_openapi::api::core::v1::Pod>(|meta| controller_of(meta, "Session"))
-            .start(&surroundings);
-        Self { api, script, seen, tasks }
+        let driver = Driver::new(Scripted(Arc::clone(&script)), api.client())
+            .related::<k8s_openapi::api::core::v1::Pod>(|meta| controller_of(meta, "Session"));
+        let metrics = driver.metrics();
+        driver.start(&surroundings);
+        Self { api, script, seen, tasks, metrics }
     }
 
     async fn attempts(&mut self, at_least: usize) -> usize {
@@ -185,6 +187,24 @@ async fn a_panic_is_one_keys_failure() {
     bench.api.add(&format!("{PATH}/b"), session());
     bench.attempts(4).await;
     assert!(!bench.tasks.stopping().is_cancelled());
+}
+
+/// A bug that stays is told like any other failure, with its Event, and taken back once it is gone.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_goes_on_panicking_is_told() {
+    let mut bench = Bench::start(Class::TRANSIENT, false, 7, Next::AwaitChange);
+    bench.api.add(&format!("{PATH}/a"), session());
+    bench.attempts(4).await;
+    assert_eq!(bench.condition("a"), None, "not every one of them");
+    bench.until(|bench| bench.condition("a").is_some()).await;
+    let (status, reason, message) = bench.condition("a").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Panicked"));
+    assert_eq!(message, "reconcile: the code panicked (failed 5 times in a row)");
+    let events =
+        || bench.api.requests().iter().filter(|line| line.starts_with("POST /api/v1/namespaces/demo/events")).count();
+    bench.until(|_| events() == 1).await;
+    bench.until(|bench| bench.condition("a").is_some_and(|(status, ..)| status == "True")).await;
+    assert_eq!((bench.count(), bench.metrics.panics.get(), events()), (8, 7, 1));
 }
 
 #[tokio::test(start_paused = true)]
