@@ -5,7 +5,8 @@
 //!
 //! *Guarantees.* No key is lost: it is tried again until it succeeds or its object is gone. One attempt per key at a
 //! time. An attempt is a tracked task that nobody aborts: at shutdown it finishes or meets its own deadline. A panic
-//! is one key's failure. The queue holds a key at most once, so its size is bounded by the number of objects.
+//! is one key's failure, and told like one. Moments are counted on CLOCK_BOOTTIME, so they come though the machine slept.
+//! The queue holds a key at most once, so its size is bounded by the number of objects.
 
 mod attempt;
 mod index;
@@ -25,7 +26,6 @@ use futures::stream::FuturesUnordered;
 use kube::{Api, Client, Resource};
 use mainstay_runtime::{Clock, KeyBackoff, Tasks, bounded_client};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{FencingToken, Reconciler};
@@ -147,9 +147,9 @@ impl<R: Reconciler> Driver<R> {
         }
         let metrics = Arc::clone(&shared.metrics);
         let attempt = Arc::new(Attempt::new(self.reconciler, self.client, surroundings, metrics));
-        let tasks = surroundings.tasks.clone();
+        let around = surroundings.clone();
         let work = move |key, backoff| Arc::clone(&attempt).run(key, backoff);
-        drop(surroundings.tasks.essential("driver", |stop| run(shared, work, tasks, stop)));
+        drop(surroundings.tasks.essential("driver", |stop| run(shared, work, around, stop)));
     }
 }
 
@@ -169,17 +169,19 @@ where
 type Finished<K> = (K, Result<Ended<K>, tokio::task::JoinError>);
 
 /// Runs keys until told to stop, or until this control plane's term is over.
-pub(crate) async fn run<K, W, F>(shared: Arc<Shared<K>>, work: W, tasks: Tasks, stop: CancellationToken)
+pub(crate) async fn run<K, W, F>(shared: Arc<Shared<K>>, work: W, around: Surroundings, stop: CancellationToken)
 where
     K: Clone + Eq + Hash + fmt::Display + Send + 'static,
     W: Fn(K, KeyBackoff) -> F,
     F: Future<Output = Ended<K>> + Send + 'static,
 {
-    let began = Instant::now();
+    let Surroundings { tasks, clock, .. } = around;
+    let began = clock.since_boot();
+    let now = || clock.since_boot().saturating_sub(began);
     let mut running = FuturesUnordered::new();
     loop {
         let due = shared.with_queue(|queue| {
-            queue.tick(began.elapsed());
+            queue.tick(now());
             queue.next_due()
         });
         while let Some((key, backoff)) = shared.with_queue(|queue| {
@@ -196,13 +198,13 @@ where
             biased;
             () = stop.cancelled() => return,
             Some(finished) = running.next(), if !running.is_empty() => {
-                if !conclude(&shared, finished, began.elapsed()) {
+                if !conclude(&shared, finished, now()) {
                     tracing::error!(controller = shared.name, "this control plane's term is over");
                     return;
                 }
             }
             () = shared.work.notified() => {}
-            () = until(began, due) => {}
+            () = until(&clock, due.map(|due| began + due)) => {}
         }
     }
 }
@@ -229,9 +231,9 @@ where
     true
 }
 
-async fn until(began: Instant, due: Option<Moment>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(began + due).await,
+async fn until(clock: &Clock, since_boot: Option<Duration>) {
+    match since_boot {
+        Some(moment) => clock.reach(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -102,7 +102,7 @@ impl Collector {
             };
             drop(surroundings.tasks.essential("watch", |stop| driver::watch_kind(api, told, sink, stop)));
         }
-        let tasks = surroundings.tasks.clone();
+        let around = surroundings.clone();
         let work = move |uid, backoff| Arc::clone(&collect).run(uid, backoff);
         drop(surroundings.tasks.essential("driver", |stop| async move {
             let mut all_listed = all_listed;
@@ -111,7 +111,7 @@ impl Collector {
                 () = stop.cancelled() => return,
                 _ = listed => {}
             }
-            driver::run(shared, work, tasks, stop).await;
+            driver::run(shared, work, around, stop).await;
         }));
     }
 }

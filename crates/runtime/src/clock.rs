@@ -1,6 +1,7 @@
 //! Time, as something tests can drive.
 //!
-//! Spans and timers use `tokio::time` (pausable). The wall clock is read only here, and decides only what a user
+//! Spans and timers use `tokio::time` (pausable); due times that a user may have set are awaited by [`Clock::reach`], since
+//! timers stand still while the machine sleeps. The wall clock is read only here, and decides only what a user
 //! wrote or reads in wall-clock terms. How long ago something was, within one boot, is counted on CLOCK_BOOTTIME, which
 //! neither jumps nor stops during suspend: see [`Timeline`].
 
@@ -8,7 +9,7 @@ mod timeline;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const SET: i64 = 500_000;
 const APART: Duration = Duration::from_millis(50);
 /// Attempts at reading them together.
 const READS: usize = 8;
+/// Tokio's timers count on CLOCK_MONOTONIC, which stands still while the machine sleeps. Whoever waits for a moment of
+/// CLOCK_BOOTTIME therefore looks this often, and is no later than that after a sleep.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Reads the wall clock, and notices when somebody sets it; cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,7 +47,7 @@ struct Inner {
 #[derive(Debug)]
 enum Source {
     System,
-    Virtual { start: Timestamp, since: tokio::time::Instant, set: AtomicI64 },
+    Virtual { start: Timestamp, since: tokio::time::Instant, set: AtomicI64, slept: AtomicU64 },
 }
 
 impl Clock {
@@ -64,7 +68,8 @@ impl Clock {
 
     /// A clock that starts at `start` and moves with Tokio's (paused) time. Needs a Tokio runtime.
     pub fn virtual_from(start: Timestamp) -> Self {
-        let source = Source::Virtual { start, since: tokio::time::Instant::now(), set: AtomicI64::new(0) };
+        let since = tokio::time::Instant::now();
+        let source = Source::Virtual { start, since, set: AtomicI64::new(0), slept: AtomicU64::new(0) };
         Self::new(source, Timeline::default(), None)
     }
 
@@ -92,6 +97,32 @@ impl Clock {
     pub fn timeline(&self) -> Timeline {
         self.now();
         self.0.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Time since boot, including suspend.
+    pub fn since_boot(&self) -> Duration {
+        self.0.source.boot()
+    }
+
+    /// Waits until so much time has passed since boot, also when the machine sleeps meanwhile.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: it only waits.
+    pub async fn reach(&self, since_boot: Duration) {
+        loop {
+            let left = since_boot.saturating_sub(self.since_boot());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// As if the machine had slept: a virtual clock goes forward, timers do not; the machine's clock is left alone.
+    pub fn suspend(&self, span: Duration) {
+        if let Source::Virtual { slept, .. } = &self.0.source {
+            slept.fetch_add(u64::try_from(span.as_micros()).unwrap_or(0), Ordering::Relaxed);
+        }
     }
 
     /// Sets a virtual clock forward, or back, without any time passing; the machine's clock is left alone.
@@ -139,9 +170,18 @@ impl Source {
                 }
                 (Timestamp::now(), None)
             }
-            Self::Virtual { start, since, set } => {
-                let passed = since.elapsed();
+            Self::Virtual { start, set, .. } => {
+                let passed = self.boot();
                 (*start + passed + SignedDuration::from_micros(set.load(Ordering::Relaxed)), Some(passed))
+            }
+        }
+    }
+
+    fn boot(&self) -> Duration {
+        match self {
+            Self::System => boottime(),
+            Self::Virtual { since, slept, .. } => {
+                since.elapsed() + Duration::from_micros(slept.load(Ordering::Relaxed))
             }
         }
     }

@@ -64,6 +64,7 @@ struct Bench {
     script: Arc<Script>,
     seen: watch::Receiver<Vec<String>>,
     tasks: Tasks,
+    clock: Clock,
     metrics: Arc<Metrics>,
 }
 
@@ -83,12 +84,12 @@ impl Bench {
         });
         let tasks = Tasks::new();
         let clock = Clock::virtual_from("2026-01-01T00:00:00Z".parse().unwrap());
-        let surroundings = Surroundings { tasks: tasks.clone(), clock, fence: FencingToken(1) };
+        let surroundings = Surroundings { tasks: tasks.clone(), clock: clock.clone(), fence: FencingToken(1) };
         let driver = Driver::new(Scripted(Arc::clone(&script)), api.client())
             .related::<k8s_openapi::api::core::v1::Pod>(|meta| controller_of(meta, "Session"));
         let metrics = driver.metrics();
         driver.start(&surroundings);
-        Self { api, script, seen, tasks, metrics }
+        Self { api, script, seen, tasks, clock, metrics }
     }
 
     async fn attempts(&mut self, at_least: usize) -> usize {
@@ -225,6 +226,20 @@ async fn a_key_is_looked_at_again_when_it_asked_to_be() {
     bench.attempts(2).await;
     let late = began.elapsed().abs_diff(Duration::from_secs(7));
     assert!(late < Duration::from_millis(50), "{late:?}");
+}
+
+/// Timers stand still while the machine sleeps; what was due meanwhile is done at once.
+#[tokio::test(start_paused = true)]
+async fn what_fell_due_while_the_machine_slept_is_done_at_once() {
+    let mut bench = Bench::start(Class::TRANSIENT, false, 0, Next::After(Duration::from_hours(5)));
+    bench.api.add(&format!("{PATH}/a"), session());
+    bench.attempts(1).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(bench.count(), 1);
+    let awake = tokio::time::Instant::now();
+    bench.clock.suspend(Duration::from_hours(5));
+    bench.attempts(2).await;
+    assert!(awake.elapsed() < Duration::from_secs(1), "{:?}", awake.elapsed());
 }
 
 /// R40: more objects than any buffer or page holds, all there before the driver starts.

@@ -19,6 +19,29 @@ async fn a_virtual_clock_moves_with_paused_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_moment_comes_though_timers_stand_still_while_the_machine_sleeps() {
+    let clock = Clock::virtual_from(start());
+    let began = tokio::time::Instant::now();
+    let due = clock.since_boot() + MINUTE * 60;
+    clock.reach(clock.since_boot() + Duration::from_millis(1_234)).await;
+    assert_eq!(began.elapsed(), Duration::from_millis(1_234), "no sooner and no later");
+    let sleeper = clock.clone();
+    let (late, ()) = tokio::join!(
+        async {
+            clock.reach(due).await;
+            clock.since_boot().checked_sub(due).unwrap()
+        },
+        async {
+            tokio::time::sleep(MINUTE).await;
+            sleeper.suspend(MINUTE * 60);
+        }
+    );
+    assert!(began.elapsed() < MINUTE * 2, "{:?} by the timers", began.elapsed());
+    assert!(late < MINUTE * 2 + LOOK, "{late:?} late");
+    assert_eq!(age(&clock, start()), 61 * 60 + 1, "the wall clock went on meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_stamped_before_the_clock_was_set_is_as_old_as_it_is() {
     for hours in [1, -1, 24, -24] {
         let clock = Clock::virtual_from(start());
