@@ -246,8 +246,13 @@ impl Feed {
         };
         let targets = map(meta);
         self.shared.wake_targets(&targets, sighting.version);
-        if targets != Targets::None {
-            self.concerned.insert(sighting.key, targets);
+        let before = match targets {
+            Targets::None => self.concerned.remove(&sighting.key),
+            _ => self.concerned.insert(sighting.key, targets.clone()),
+        };
+        // Who has lost it is concerned as well.
+        if let Some(before) = before.filter(|before| *before != targets) {
+            self.shared.wake_targets(&before, sighting.version);
         }
     }
 

@@ -242,6 +242,29 @@ async fn what_fell_due_while_the_machine_slept_is_done_at_once() {
     assert!(awake.elapsed() < Duration::from_secs(1), "{:?}", awake.elapsed());
 }
 
+/// Who loses a related object is concerned, also when it is still there and somebody else's.
+#[tokio::test(start_paused = true)]
+async fn a_related_object_that_changes_hands_wakes_both() {
+    let mut bench = Bench::start(Class::TRANSIENT, false, 0, Next::AwaitChange);
+    for name in ["a", "b"] {
+        bench.api.add(&format!("{PATH}/{name}"), session());
+    }
+    bench.attempts(2).await;
+    let owner =
+        |name: &str| json!({ "apiVersion": "v", "kind": "Session", "name": name, "uid": name, "controller": true });
+    let pod = "/api/v1/namespaces/demo/pods/p";
+    bench.api.add(pod, json!({ "metadata": { "ownerReferences": [owner("a")] } }));
+    bench.attempts(3).await;
+    bench.api.change(pod, |pod| pod["metadata"]["ownerReferences"] = json!([owner("b")]));
+    bench.attempts(5).await;
+    bench.api.change(pod, |pod| pod["metadata"]["ownerReferences"] = json!([]));
+    bench.attempts(6).await;
+    let seen = bench.seen.borrow()[2..].to_vec();
+    let mut both = seen[1..3].to_vec();
+    both.sort();
+    assert_eq!((seen[0].as_str(), both, seen[3].as_str()), ("a", vec!["a".to_owned(), "b".to_owned()], "b"));
+}
+
 /// R40: more objects than any buffer or page holds, all there before the driver starts.
 #[tokio::test(start_paused = true)]
 async fn a_start_with_many_objects_reconciles_each() {
