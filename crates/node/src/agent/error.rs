@@ -20,6 +20,14 @@ pub enum AgentError {
         /// Its answer.
         source: CallError,
     },
+    /// The API misses something that may be there any moment.
+    #[error("{doing}")]
+    NotYet {
+        /// What was being attempted.
+        doing: Cow<'static, str>,
+        /// Its answer.
+        source: CallError,
+    },
     /// A system call failed.
     #[error("{doing}")]
     System {
@@ -62,7 +70,7 @@ impl Classify for AgentError {
     fn class(&self) -> Class {
         match self {
             Self::Api { source, .. } => source.class(),
-            Self::System { .. } | Self::WorkspaceBusy { .. } => Class::TRANSIENT,
+            Self::NotYet { .. } | Self::System { .. } | Self::WorkspaceBusy { .. } => Class::TRANSIENT,
             Self::Sandbox { source, .. } => source.class(),
             Self::Refused(_) => Class::Terminal(Reason::Invalid),
             Self::Unenforceable(_) => Class::Terminal(Reason::Unsupported),

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use mainstay_runtime::client::bounded;
+use mainstay_runtime::{Class, Classify, Reason};
 use serde::Deserialize;
 
 use super::error::{AgentError, While};
@@ -72,6 +73,9 @@ impl Claims {
 }
 
 /// Asks the API for a token of this session.
+///
+/// R2: the service account may be made any moment, by the namespace's controller; the deadline of the session's creation
+/// bounds the wait. A session that is gone takes its Pod along.
 pub(crate) async fn fetch(client: &Client, namespace: &str, session: &SessionRef) -> Result<String, AgentError> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = TokenRequest {
@@ -89,7 +93,12 @@ pub(crate) async fn fetch(client: &Client, namespace: &str, session: &SessionRef
     };
     let doing = format!("request a token for session {}", session.name);
     let params = PostParams::default();
-    let answer = bounded(accounts.create_token_request(ACCOUNT, &params, &request)).await.during(doing.clone())?;
+    let answer = match bounded(accounts.create_token_request(ACCOUNT, &params, &request)).await {
+        Err(source) if source.class() == Class::Terminal(Reason::NotFound) => {
+            return Err(AgentError::NotYet { doing: doing.into(), source });
+        }
+        answer => answer.during(doing.clone())?,
+    };
     let token = answer.status.map(|status| status.token).filter(|token| !token.is_empty());
     token.ok_or_else(|| AgentError::Refused(format!("{doing}: the answer holds none")))
 }

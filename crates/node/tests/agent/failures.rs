@@ -63,6 +63,16 @@ async fn r19_a_token_that_could_not_be_read_is_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r2_a_token_of_an_account_that_is_not_there_yet_is_asked_for_again() {
+    let bench = Bench::new();
+    bench.api.fail("/token", 404);
+    bench.api.create(pod("fix-1", "echo ran"));
+    let status = bench.finished("fix-1").await;
+    assert_eq!(ending(&status).0, "Succeeded", "{status}");
+    assert_eq!(bench.api.tokens(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r20_a_refusal_for_good_fails_the_pod() {
     let bench = Bench::new();
     bench.api.fail("/token", 403);
