@@ -29,6 +29,10 @@ pub struct Limits {
     pub connections: usize,
     /// Time to send a request's head.
     pub header_read: Duration,
+    /// Time that a peer may take nothing of what waits for it before its stream, or its connection, is cut off.
+    pub stall: Duration,
+    /// Time that a connection may have no open request before it is closed.
+    pub idle: Duration,
     /// Time for the TLS handshake.
     pub handshake: Duration,
     /// Time for requests in flight when the server stops.
@@ -60,6 +64,8 @@ impl Default for Limits {
             recheck: Duration::from_secs(3),
             connections: 4_096,
             header_read: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            idle: Duration::from_secs(90),
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(5),
             streams: 1_024,

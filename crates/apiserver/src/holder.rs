@@ -2,6 +2,7 @@
 
 use http::Request;
 use http::request::Parts;
+use tokio::time::Instant;
 
 use crate::auth::Identity;
 use crate::request::{ResourcePath, Verb};
@@ -37,7 +38,7 @@ impl Holder {
 
     /// Whether the caller is still known and still has the right. A server that cannot tell lets the stream live for a
     /// few checks more: then it ends, and its client has to show its right anew.
-    pub(crate) async fn may_go_on(&mut self, server: &ApiServer) -> bool {
+    async fn may_go_on(&mut self, server: &ApiServer) -> bool {
         match self.found_out(server).await {
             Ok(may) => {
                 self.unsure = 0;
@@ -62,16 +63,17 @@ impl Holder {
         server.access().allows(&self.identity, &route::attributes_of(&self.path, self.verb)).await
     }
 
-    /// Ends when the right is withdrawn, or the server stops.
-    pub(crate) async fn withdrawn(mut self, server: ApiServer) {
+    /// Ends at `end`, when the right is withdrawn, or when the server stops.
+    pub(crate) async fn over(mut self, server: ApiServer, end: Instant) {
         let stop = server.tasks().stopping();
         loop {
+            let next = Instant::now() + server.limits().recheck;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(server.limits().recheck) => {}
+                () = tokio::time::sleep_until(next.min(end)) => {}
             }
-            if !self.may_go_on(&server).await {
+            if next >= end || !self.may_go_on(&server).await {
                 return;
             }
         }

@@ -1,12 +1,17 @@
 //! The API over TLS: HTTP/1.1 and HTTP/2 on one port.
 //!
-//! Bounded against slow and greedy peers: connections, handshake, head of a request, streams of a connection. On stop
-//! the listener closes at once; connections drain until a deadline, and are then cut off.
+//! Bounded against slow and greedy peers: connections, handshake, head of a request, streams of a connection, the time
+//! in which a peer takes nothing, and that in which it asks for nothing. On stop the listener closes at once;
+//! connections drain until a deadline, and are then cut off.
+
+mod activity;
+mod pace;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +20,9 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -27,12 +32,17 @@ use crate::body::Body;
 use crate::respond;
 use crate::server::{ApiServer, Caller};
 use crate::status::ApiError;
+use activity::{Activity, Exchange};
+use pace::{Paced, Streams};
 
 /// Pause after the system refused a connection (no descriptors), so that refusals do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a body that was refused unread is read all the same, and for how long.
 const UNREAD_BYTES: usize = 32 << 20;
 const UNREAD_FOR: Duration = Duration::from_secs(3);
+/// A peer of which nothing is heard for so long is asked by the kernel, again and again, whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -67,25 +77,32 @@ impl Listener {
 
     /// Serves until `stop`, then drains.
     pub async fn serve(self, server: ApiServer, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(server.limits().connections));
-        let (graceful, cut) = (GracefulShutdown::new(), CancellationToken::new());
+        let most = server.limits().connections.min(Semaphore::MAX_PERMITS);
+        let (slots, cut) = (Arc::new(Semaphore::new(most)), CancellationToken::new());
         let http = Arc::new(http(&server));
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = accept(&self.socket, &slots) => accepted,
+                accepted = accept(&self.socket) => accepted,
             };
-            let Some((stream, slot)) = accepted else { continue };
+            let Some(stream) = accepted else { continue };
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
+                // Closed, it knows where it stands; one that is left waiting does not.
+                server.metrics().connection_refused();
+                tracing::debug!(most, "a connection is one too many and is closed");
+                continue;
+            };
             let connection = Connection { server: server.clone(), http: http.clone(), tls: self.tls.clone(), slot };
-            let (serve, cut) = (connection.serve(stream, graceful.watcher(), stop.clone()), cut.clone());
+            let (serve, cut) = (connection.serve(stream, stop.clone()), cut.clone());
             drop(server.tasks().spawn("connection", async move {
                 // What a request writes has a task of its own and is not cut.
                 cut.run_until_cancelled(serve).await;
             }));
         }
         drop(self.socket);
-        if tokio::time::timeout(server.limits().drain, graceful.shutdown()).await.is_err() {
+        let drained = slots.acquire_many(u32::try_from(most).unwrap_or(u32::MAX));
+        if tokio::time::timeout(server.limits().drain, drained).await.is_err() {
             tracing::warn!("connections were still open when the time to drain was over; they are cut off");
         }
         // A peer that does not answer must not keep the server from its end.
@@ -93,11 +110,9 @@ impl Listener {
     }
 }
 
-/// The next connection, once there is a free slot for it.
-async fn accept(socket: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
+async fn accept(socket: &TcpListener) -> Option<TcpStream> {
     match socket.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, _)) => Some(stream),
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -106,9 +121,20 @@ async fn accept(socket: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStre
     }
 }
 
-fn http(server: &ApiServer) -> auto::Builder<TokioExecutor> {
+/// What the kernel is to know of a connection.
+fn prepare(stream: &TcpStream, stall: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // The kernel gives up a peer that acknowledges nothing, or leaves its window shut, for so long.
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(stall.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_AGAIN)?;
+    Ok(())
+}
+
+fn http(server: &ApiServer) -> auto::Builder<Streams> {
     let limits = server.limits();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams { stall: limits.stall });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -129,18 +155,19 @@ fn http(server: &ApiServer) -> auto::Builder<TokioExecutor> {
 
 struct Connection {
     server: ApiServer,
-    http: Arc<auto::Builder<TokioExecutor>>,
+    http: Arc<auto::Builder<Streams>>,
     tls: TlsAcceptor,
     slot: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, watcher: Watcher, stop: CancellationToken) {
+    async fn serve(self, stream: TcpStream, stop: CancellationToken) {
         let _slot = self.slot;
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
+        let limits = self.server.limits().clone();
+        if let Err(error) = prepare(&stream, limits.stall) {
+            tracing::debug!(%error, "a socket's options");
         }
-        let handshake = tokio::time::timeout(self.server.limits().handshake, self.tls.accept(stream));
+        let handshake = tokio::time::timeout(limits.handshake, self.tls.accept(stream));
         let stream = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -151,49 +178,58 @@ impl Connection {
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
             Err(_) => return tracing::debug!("TLS handshake timed out"),
         };
-        let (server, begun) = (self.server, CancellationToken::new());
-        let patience = server.limits().header_read;
+        let activity = Activity::new();
         let service = service_fn({
-            let begun = begun.clone();
-            move |request| {
-                begun.cancel();
-                answer(server.clone(), request)
-            }
+            let (server, activity) = (self.server, activity.clone());
+            move |request| answer(server.clone(), request, activity.exchange())
         });
-        let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             biased;
-            served = watcher.watch(connection) => if let Err(error) = served {
-                tracing::debug!(error, "connection");
-            },
-            // Nothing is cut in its middle: there was no request yet.
-            () = silence(begun, patience) => tracing::debug!("a peer connected and asked for nothing"),
+            served = connection.as_mut() => return ended(served),
+            () = stop.cancelled() => {}
+            // Before the first request HTTP's own clock does not run: it is not known yet which version is spoken.
+            () = activity.quiet(limits.header_read, limits.idle) => if !activity.was_used() {
+                return tracing::debug!("a peer connected and asked for nothing");
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            served = connection.as_mut() => ended(served),
+            // Nothing is cut in its middle: there is no request, and this peer does not say goodbye.
+            () = activity.over(limits.drain) => {}
         }
     }
 }
 
-/// Ends when no first request has come in time. HTTP's own clock runs only once it is known which version is spoken.
-async fn silence(begun: CancellationToken, patience: Duration) {
-    if tokio::time::timeout(patience, begun.cancelled()).await.is_ok() {
-        std::future::pending::<()>().await;
+fn ended(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = served {
+        tracing::debug!(error, "connection");
     }
 }
 
 /// Answers one request. What may write runs on a task of its own: a peer that hangs up does not cut it in its middle.
-async fn answer(server: ApiServer, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    server: ApiServer,
+    request: Request<Incoming>,
+    exchange: Exchange,
+) -> Result<Response<Paced>, Infallible> {
     let tasks = server.tasks().clone();
     let reads = request.method().is_safe();
-    let work = Box::pin(exchange(server, request));
-    if reads {
-        return Ok(work.await);
-    }
-    Ok(tasks.spawn("request", work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request ended without an answer");
-        respond::failure(&ApiError::internal("the request ended without an answer"))
-    }))
+    let work = Box::pin(carry_out(server, request));
+    let response = if reads {
+        work.await
+    } else {
+        tasks.spawn("request", work).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request ended without an answer");
+            respond::failure(&ApiError::internal("the request ended without an answer"))
+        })
+    };
+    Ok(response.map(|body| Paced::new(body, exchange)))
 }
 
-async fn exchange(server: ApiServer, request: Request<Incoming>) -> Response<Body> {
+async fn carry_out(server: ApiServer, request: Request<Incoming>) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let waits = parts.headers.contains_key(EXPECT);
     let response = server.handle(Request::from_parts(parts, &mut body), Caller::Unknown).await;

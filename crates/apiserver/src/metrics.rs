@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     requests: Family<Requests, Counter>,
     latency: Family<Latency, Histogram>,
     panics: Counter,
+    connections_refused: Counter,
     in_flight: Gauge,
     streams: Gauge,
     others: Arc<OnceLock<Arc<dyn Figures>>>,
@@ -83,6 +84,8 @@ impl Metrics {
         registry.register("request_duration_seconds", "Time to the head of the response", latency.clone());
         let panics = Counter::default();
         registry.register("request_panics", "Requests that panicked", panics.clone());
+        let connections_refused = Counter::default();
+        registry.register("connections_refused", "Connections closed for being too many", connections_refused.clone());
         let (in_flight, streams) = (Gauge::default(), Gauge::default());
         registry.register("requests_in_flight", "Requests being answered", in_flight.clone());
         registry.register("open_streams", "Open watches and followed streams", streams.clone());
@@ -93,7 +96,7 @@ impl Metrics {
         registry.register_collector(Box::new(Collected::new(move || {
             read.get().map(|figures| figures.read()).unwrap_or_default()
         })));
-        Self { registry, requests, latency, panics, in_flight, streams, others }
+        Self { registry, requests, latency, panics, connections_refused, in_flight, streams, others }
     }
 
     /// Adds what another part of the process counts; `false` when one was added before.
@@ -117,6 +120,11 @@ impl Metrics {
     /// A request panicked.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// A connection was closed, as there were too many.
+    pub(crate) fn connection_refused(&self) {
+        self.connections_refused.inc();
     }
 
     /// The text that Prometheus reads.

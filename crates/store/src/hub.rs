@@ -3,7 +3,8 @@
 //! Invariants: the writer alone publishes, in revision order, after the commit. Objects are visible before a watcher is
 //! told of them; `published` rises when all queues hold the changes; only then is a change handed out. So whoever acts on
 //! a change finds it in every read, and in every other watch. Joining a watch and publishing exclude each other, so a
-//! watcher sees what the ring held and then what follows, without gap or duplicate.
+//! watcher sees what the ring held and then what follows, without gap or duplicate. What waits for one watcher never
+//! weighs more than its bound (a single change may); one that is too slow keeps nothing at all.
 
 mod index;
 mod objects;
@@ -19,6 +20,9 @@ use crate::object::{Key, Object, Revision};
 use crate::watch::{Change, Scope, WatchEnd};
 use index::Index;
 pub(crate) use objects::Objects;
+
+/// The most that is taken from a watcher's queue at a time: the rest waits where it is counted.
+const HANDFUL: usize = 256 << 10;
 
 /// Bounds of what is kept in memory beside the objects.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +65,7 @@ pub(crate) struct Waiting {
 
 #[derive(Debug, Default)]
 struct WaitingState {
-    changes: Vec<Arc<Change>>,
+    changes: VecDeque<Arc<Change>>,
     bytes: usize,
     /// It is in the list of those to be woken when the batch is published.
     touched: bool,
@@ -153,12 +157,16 @@ impl Hub {
             return;
         }
         let weight = change.weight();
-        if !state.changes.is_empty() && state.bytes + weight > self.bounds.watcher_bytes {
-            state.ended = Some((WatchEnd::Slow, Revision(change.revision().0 - 1)));
+        let first = state.changes.front().map(|first| first.revision());
+        if let Some(first) = first.filter(|_| state.bytes + weight > self.bounds.watcher_bytes) {
+            // What it did not take, it gets when it resumes. Kept for it, that would stay for as long as it does not read.
+            state.ended = Some((WatchEnd::Slow, Revision(first.0 - 1)));
+            state.changes = VecDeque::new();
+            state.bytes = 0;
             self.slow.fetch_add(1, Ordering::Relaxed);
         } else {
             state.bytes += weight;
-            state.changes.push(Arc::clone(change));
+            state.changes.push_back(Arc::clone(change));
         }
         if !std::mem::replace(&mut state.touched, true) {
             touched.push(Arc::clone(waiting));
@@ -166,7 +174,8 @@ impl Hub {
     }
 
     /// A place in the fan-out for a watcher that has everything up to `after`; `None` when the ring no longer holds all
-    /// that came since.
+    /// that came since, or when that is so much that the watcher would be too slow before it began: it has to read the
+    /// first part from history.
     pub(crate) fn join(self: &Arc<Self>, scope: &Scope, after: Revision) -> Option<Registration> {
         let mut feed = lock(&self.feed);
         let published = self.published();
@@ -175,9 +184,16 @@ impl Hub {
             return None;
         }
         let missed = feed.ring.partition_point(|change| change.revision() <= after);
-        let changes = feed.ring.range(missed..).filter(|change| scope.matches(&change.object.key)).cloned().collect();
+        let (mut changes, mut bytes) = (VecDeque::new(), 0);
+        for change in feed.ring.range(missed..).filter(|change| scope.matches(&change.object.key)) {
+            bytes += change.weight();
+            if !changes.is_empty() && bytes > self.bounds.watcher_bytes / 2 {
+                return None;
+            }
+            changes.push_back(Arc::clone(change));
+        }
         let ended = feed.closed.then_some((WatchEnd::Closed, published));
-        let state = Mutex::new(WaitingState { changes, bytes: 0, touched: false, ended });
+        let state = Mutex::new(WaitingState { changes, bytes, touched: false, ended });
         let waiting = Arc::new(Waiting { state, wake: Notify::new() });
         let id = feed.next_id;
         feed.next_id += 1;
@@ -210,15 +226,20 @@ impl Feed {
 }
 
 impl Registration {
-    /// What is published of the queue.
+    /// The first of what is published of the queue.
     pub(crate) fn take(&self) -> Taken {
         let mut state = lock(&self.waiting.state);
         let published = self.hub.published();
-        let ready = state.changes.partition_point(|change| change.revision() <= published);
-        if ready > 0 {
-            let rest = state.changes.split_off(ready);
-            state.bytes = rest.iter().map(|change| change.weight()).sum();
-            return Taken::Changes(std::mem::replace(&mut state.changes, rest));
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < HANDFUL
+            && let Some(change) = state.changes.pop_front_if(|change| change.revision() <= published)
+        {
+            bytes += change.weight();
+            taken.push(change);
+        }
+        state.bytes -= bytes;
+        if !taken.is_empty() {
+            return Taken::Changes(taken);
         }
         match state.ended {
             Some((end, _)) if state.changes.is_empty() => Taken::Ended(end),
@@ -234,7 +255,7 @@ impl Registration {
     pub(crate) fn progress(&self, hub: &Hub) -> Revision {
         let published = hub.published();
         let state = lock(&self.waiting.state);
-        match (state.changes.first(), state.ended) {
+        match (state.changes.front(), state.ended) {
             (Some(first), _) => Revision(first.revision().0 - 1),
             (None, Some((_, complete))) => complete,
             (None, None) => published,

@@ -115,9 +115,9 @@ impl Change {
         Self { kind, object: Arc::new(Object { key, revision, meta, body }), previous, frame }
     }
 
-    /// What the change counts for against the bounds of queues.
+    /// What the change counts for against the bounds of queues: what it keeps in memory, though others may share it.
     pub(crate) fn weight(&self) -> usize {
-        self.frame.len() + 64
+        self.frame.len() + self.previous.as_ref().map_or(0, |previous| previous.body.len()) + 64
     }
 }
 

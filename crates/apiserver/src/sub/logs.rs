@@ -7,9 +7,11 @@ use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use mainstay_runtime::Timestamp;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::body::{Body, BodyError};
 use crate::holder::Holder;
+use crate::leash::leashed;
 use crate::nodelink::{LinkError, LogOptions};
 use crate::object;
 use crate::request::Verb;
@@ -30,20 +32,12 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let link = call.server.node_link().ok_or_else(|| ApiError::unavailable("no node agent is connected"))?;
     let permit = if follow { Some(call.server.gate().enter(call.identity)?) } else { None };
     let log = link.logs(&stored.meta.uid, options).await.map_err(|error| failure(call, &container, &error))?;
-    let life = tokio::time::sleep(call.server.limits().watch_life);
-    let withdrawn = Holder::of(call, Verb::Get).withdrawn(call.server.clone());
-    let bytes = log
-        .map(|chunk| chunk.map_err(BodyError::from))
-        .take_until(async move {
-            tokio::select! {
-                () = withdrawn => {}
-                () = life => {}
-            }
-        })
-        .map(move |chunk| {
-            let _held = &permit;
-            chunk
-        });
+    let bytes = log.map(move |chunk| {
+        let _held = &permit;
+        chunk.map_err(BodyError::from)
+    });
+    let over = Holder::of(call, Verb::Get).over(call.server.clone(), Instant::now() + call.server.limits().watch_life);
+    let bytes = leashed(call.server.tasks(), bytes, over);
     let media = HeaderValue::from_static("text/plain; charset=utf-8");
     Ok(respond::with_type(StatusCode::OK, media, Body::stream(bytes)))
 }

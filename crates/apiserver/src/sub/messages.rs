@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, stream};
+use futures::stream;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use mainstay_runtime::Timestamp;
@@ -19,6 +19,7 @@ use crate::body::Body;
 use crate::content;
 use crate::gate::Permit;
 use crate::holder::Holder;
+use crate::leash::leashed;
 use crate::object;
 use crate::request::Verb;
 use crate::respond;
@@ -210,6 +211,7 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
         query.get("types").map(|text| text.split(',').map(known_type).collect::<ApiResult<Vec<_>>>()).transpose()?;
     let life = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let most = call.server.limits().watch_life;
+    let deadline = Instant::now() + life.map_or(most, |life| life.min(most));
     let reader = Reader {
         server: call.server.clone(),
         uid: session.meta.uid.clone(),
@@ -218,7 +220,7 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
         follow,
         types,
         redelivered: heartbeat::redelivered(call, &session).await?,
-        deadline: Instant::now() + life.map_or(most, |life| life.min(most)),
+        deadline,
         counter: if follow { Some(counter(call, &session).await?) } else { None },
         stop: call.server.tasks().stopping(),
         key: session.key.clone(),
@@ -227,7 +229,8 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     };
     let lines = stream::unfold(reader, |mut reader| async move { reader.next().await.map(|chunk| (chunk, reader)) });
     let body = if follow {
-        Body::stream(lines.take_until(Holder::of(call, Verb::Get).withdrawn(call.server.clone())))
+        let over = Holder::of(call, Verb::Get).over(call.server.clone(), deadline + IDLE_LINE);
+        Body::stream(leashed(call.server.tasks(), lines, over))
     } else {
         Body::stream(lines)
     };

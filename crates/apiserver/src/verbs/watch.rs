@@ -1,8 +1,8 @@
 //! `watch`: changes as they are made, as one JSON object per line.
 //!
 //! Frames come ready-made from the store; only a selector, another form or a sealed kind makes new ones. What is
-//! queued goes out in one chunk. A watch ends cleanly (the client resumes) at its time, when the server stops, when
-//! its reader is too slow, and soon after its right is withdrawn.
+//! queued goes out in chunks. A watch ends cleanly (the client resumes) at its time, when the server stops, when its
+//! reader is too slow, and soon after its right is withdrawn; the first and the last also when its peer does not read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::form::Form;
 use crate::gate::Permit;
 use crate::habits;
 use crate::holder::Holder;
+use crate::leash::leashed;
 use crate::request::Verb;
 use crate::respond;
 use crate::selector::Selector;
@@ -28,6 +29,10 @@ use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
 use crate::verbs::list;
 
+/// A peer that takes nothing keeps its watch for so much longer than its time.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// About as much of what was there is put into one chunk.
+const CHUNK: usize = 64 << 10;
 /// Bookmarks also go out this long before the end, so that the client resumes from the newest revision.
 const LAST_BOOKMARK: Duration = Duration::from_millis(500);
 
@@ -48,11 +53,11 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
         Err(error) if error.code() == 410 => return Ok(respond::json_body(Body::full(error_frame(&error)))),
         Err(error) => return Err(error),
     };
-    let mut stream = Stream::new(call, form, selector, &asked, start.watch, permit);
-    stream.initial(&start.items, start.revision, &asked)?;
+    let stream = Stream::new(call, form, selector, &asked, start, permit);
+    let over = Holder::of(call, Verb::Watch).over(call.server.clone(), stream.deadline + LAST_WORD);
     let chunks =
         stream::unfold(stream, |mut stream| async move { stream.next().await.map(|chunk| (Ok(chunk), stream)) });
-    Ok(respond::json_body(Body::stream(chunks)))
+    Ok(respond::json_body(Body::stream(leashed(call.server.tasks(), chunks, over))))
 }
 
 /// The parameters of a watch.
@@ -135,17 +140,18 @@ struct Stream {
     form: Form,
     selector: Selector,
     watch: Watch,
+    /// What was there and has not been put into frames yet, and the bookmark that follows it.
+    initial: VecDeque<Arc<Object>>,
+    end_of_initial: Option<Revision>,
     queued: VecDeque<Bytes>,
     bookmarks: bool,
     bookmarked: Revision,
     next_bookmark: Instant,
-    next_check: Instant,
     deadline: Instant,
     ended: bool,
     /// A Table says only once what its columns are.
     began: bool,
     stop: CancellationToken,
-    caller: Holder,
     _permit: Permit,
 }
 
@@ -156,7 +162,7 @@ enum Turn {
 }
 
 impl Stream {
-    fn new(call: &Call<'_>, form: Form, selector: Selector, asked: &Asked, watch: Watch, permit: Permit) -> Self {
+    fn new(call: &Call<'_>, form: Form, selector: Selector, asked: &Asked, start: Start, permit: Permit) -> Self {
         let now = Instant::now();
         let limits = call.server.limits();
         Self {
@@ -164,39 +170,56 @@ impl Stream {
             entry: call.entry.clone(),
             form,
             selector,
-            watch,
+            watch: start.watch,
+            initial: start.items.into(),
+            end_of_initial: (asked.end_of_initial && asked.bookmarks).then_some(start.revision),
             queued: VecDeque::new(),
             bookmarks: asked.bookmarks,
             bookmarked: Revision(0),
             next_bookmark: now + limits.bookmark.min(asked.life.saturating_sub(LAST_BOOKMARK)),
-            next_check: now + limits.recheck,
             deadline: now + asked.life,
             ended: false,
             began: false,
             stop: call.server.tasks().stopping(),
-            caller: Holder::of(call, Verb::Watch),
             _permit: permit,
         }
     }
 
-    fn initial(&mut self, items: &[Arc<Object>], revision: Revision, asked: &Asked) -> ApiResult<()> {
-        for object in items {
+    /// Queues some more of what was there.
+    fn begin(&mut self) {
+        let mut bytes = 0;
+        while bytes < CHUNK
+            && let Some(object) = self.initial.pop_front()
+        {
             if self.selector.matches(&object.key, &object.meta) {
-                let frame = self.frame("ADDED", object)?;
-                self.queued.push_back(frame);
+                match self.frame("ADDED", &object) {
+                    Ok(frame) => {
+                        bytes += frame.len();
+                        self.queued.push_back(frame);
+                    }
+                    Err(error) => return self.fail(&error),
+                }
             }
         }
-        if asked.end_of_initial && asked.bookmarks {
-            let frame = self.form.bookmark(&self.entry, revision, true);
-            self.queued.push_back(frame);
+        if self.initial.is_empty()
+            && let Some(revision) = self.end_of_initial.take()
+        {
+            self.queued.push_back(self.form.bookmark(&self.entry, revision, true));
             self.bookmarked = revision;
         }
-        Ok(())
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        self.initial.clear();
+        self.end_of_initial = None;
+        self.queued.push_back(error_frame(error));
+        self.ended = true;
     }
 
     /// The next chunk of the response; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            self.begin();
             if let Some(chunk) = self.drain() {
                 return Some(chunk);
             }
@@ -207,13 +230,13 @@ impl Stream {
                 Turn::Stop => self.ended = true,
                 Turn::Changes(Ok(changes)) => self.take(&changes),
                 Turn::Changes(Err(end)) => self.end(end),
-                Turn::Timer => self.timer().await,
+                Turn::Timer => self.timer(),
             }
         }
     }
 
     async fn wait(&mut self) -> Turn {
-        let until = self.deadline.min(self.next_check).min(self.next_bookmark);
+        let until = self.deadline.min(self.next_bookmark);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Turn::Stop,
@@ -227,11 +250,7 @@ impl Stream {
             match self.encode(change) {
                 Ok(Some(frame)) => self.queued.push_back(frame),
                 Ok(None) => {}
-                Err(error) => {
-                    self.queued.push_back(error_frame(&error));
-                    self.ended = true;
-                    return;
-                }
+                Err(error) => return self.fail(&error),
             }
         }
     }
@@ -268,14 +287,11 @@ impl Stream {
         match end {
             // The client resumes from the last revision that it got.
             WatchEnd::Slow | WatchEnd::Closed => {}
-            WatchEnd::Expired => {
-                let error = ApiError::expired("too old resource version: the history was compacted");
-                self.queued.push_back(error_frame(&error));
-            }
+            WatchEnd::Expired => self.fail(&ApiError::expired("too old resource version: the history was compacted")),
         }
     }
 
-    async fn timer(&mut self) {
+    fn timer(&mut self) {
         let now = Instant::now();
         if now >= self.deadline {
             self.ended = true;
@@ -287,12 +303,6 @@ impl Stream {
             let last = self.deadline.checked_sub(LAST_BOOKMARK).unwrap_or(self.deadline);
             let next = now + self.server.limits().bookmark;
             self.next_bookmark = if now < last { next.min(last) } else { self.deadline };
-        }
-        if now >= self.next_check {
-            self.next_check = now + self.server.limits().recheck;
-            if !self.caller.may_go_on(&self.server).await {
-                self.ended = true;
-            }
         }
     }
 

@@ -17,5 +17,6 @@ mod panics;
 mod patch;
 mod peers;
 mod quota;
+mod stalls;
 mod tls;
 mod watch;

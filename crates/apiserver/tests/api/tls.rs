@@ -22,6 +22,11 @@ pub(crate) async fn listen(api: &Harness) -> SocketAddr {
 }
 
 pub(crate) async fn connect(api: &Harness, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    connector(api).connect("localhost".try_into().unwrap(), stream).await.unwrap()
+}
+
+pub(crate) fn connector(api: &Harness) -> tokio_rustls::TlsConnector {
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     let pem = api.keys.authority_pem();
@@ -32,9 +37,7 @@ pub(crate) async fn connect(api: &Harness, address: SocketAddr) -> tokio_rustls:
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = TcpStream::connect(address).await.unwrap();
-    connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    tokio_rustls::TlsConnector::from(Arc::new(config))
 }
 
 pub(crate) async fn exchange(api: &Harness, address: SocketAddr, request: &str) -> String {

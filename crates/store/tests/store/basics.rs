@@ -132,21 +132,58 @@ async fn a_watch_replays_what_left_the_ring_and_goes_on_live() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_ends_after_what_it_was_given() {
+async fn a_slow_watcher_ends_after_what_it_took_and_resumes_there() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options { watcher_bytes: 600, ..Options::new(dir.path()) }).unwrap();
-    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), Revision(0)).await.unwrap();
+    let all = Scope::resource("mainstay.dev/sessions");
+    let mut watch = store.watch(all.clone(), Revision(0)).await.unwrap();
+    put(&store, create(&key("ns", "first"), "x")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].revision(), Revision(1));
     for name in 0..10 {
         put(&store, create(&key("ns", &name.to_string()), "x")).await.unwrap();
     }
-    let given = watch.next().await.unwrap();
-    let last = given.last().unwrap().revision();
-    assert!(last.0 < 10 && given.len() as u64 == last.0);
     assert_eq!(watch.next().await.unwrap_err(), WatchEnd::Slow);
-    assert_eq!(watch.progress(), last);
+    assert_eq!(watch.progress(), Revision(1), "not a bookmark over what it did not get");
     assert_eq!(store.stats().slow_watchers_ended, 1);
-    let mut watch = store.watch(Scope::resource("mainstay.dev/sessions"), last).await.unwrap();
-    assert_eq!(watch.next().await.unwrap()[0].revision().0, last.0 + 1);
+    // Resumed, it gets every change once, though not all of them may wait for it at a time.
+    let mut watch = store.watch(all, watch.progress()).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        seen.extend(watch.next().await.unwrap().iter().map(|change| change.revision().0));
+    }
+    assert_eq!(seen, (2..=11).collect::<Vec<u64>>());
+    assert_eq!(store.stats().slow_watchers_ended, 1);
+}
+
+#[tokio::test]
+async fn a_watcher_that_takes_nothing_keeps_no_more_than_its_bound() {
+    const BIG: usize = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { watcher_bytes: 8 * BIG, ring_bytes: 100 * BIG, ..Options::new(dir.path()) };
+    let store = SqliteStore::open(options).unwrap();
+    let (value, one) = ("x".repeat(BIG), key("ns", "one"));
+    put(&store, create(&one, &value)).await.unwrap();
+    for revision in 1..20 {
+        put(&store, update(&one, &value, revision)).await.unwrap();
+    }
+    // The ring holds all that was missed; but it is more than may wait for a watcher, and does not wait for this one.
+    let mut late = store.watch(Scope::object(&one), Revision(0)).await.unwrap();
+    assert_eq!(store.stats().watchers, 0);
+    let mut seen = 0;
+    while seen < 20 {
+        let changes = late.next().await.unwrap();
+        assert_eq!(changes[0].revision().0, seen + 1);
+        seen = changes.last().unwrap().revision().0;
+    }
+    assert!(late.next().now_or_never().is_none());
+    assert_eq!(store.stats().watchers, 1);
+    // A change weighs as much as both states that it keeps: three of them may wait, and four may not.
+    for revision in 20..24 {
+        put(&store, update(&one, &value, revision)).await.unwrap();
+        assert_eq!(store.stats().slow_watchers_ended, u64::from(revision == 23));
+    }
+    assert_eq!(late.next().await.unwrap_err(), WatchEnd::Slow);
+    assert_eq!(late.progress(), Revision(20));
 }
 
 #[tokio::test]
