@@ -25,7 +25,7 @@ use crate::sub::reviews::Review;
 /// Answers a subresource other than `status`.
 ///
 /// # Errors
-/// 404 for one that the kind does not have, 405 for a method that it does not have.
+/// 400 for a `dryRun`, 404 for one that the kind does not have, 405 for a method that it does not have.
 pub(crate) async fn subresource<B>(call: &Call<'_>, verb: Verb, body: B) -> ApiResult<Response<Body>>
 where
     B: http_body::Body<Data = Bytes> + Unpin + Send,
@@ -33,6 +33,11 @@ where
 {
     let limits = call.server.limits();
     let headers = &call.parts.headers;
+    // These either happen or do not; what was asked for on trial must not happen.
+    if matches!(verb, Verb::Create | Verb::Update) && call.query.all("dryRun").any(|value| !value.is_empty()) {
+        let name = call.path.subresource.as_deref().unwrap_or("");
+        return Err(ApiError::bad_request(format!("dryRun: the subresource {name} does not support it")));
+    }
     match (call.entry.habit, call.path.subresource.as_deref().unwrap_or(""), verb) {
         (Habit::Session, "messages", Verb::Get) => messages::read(call).await,
         (Habit::Session, "messages", Verb::Create) => {

@@ -36,6 +36,22 @@ async fn texts(api: &Harness, query: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+async fn what_cannot_be_tried_is_refused_on_trial() {
+    let api = Harness::new().await;
+    let session = api.session("s").await;
+    let message = json!({"messages": [{"id": "a", "type": "user", "text": "hello"}]});
+    for value in ["All", "Some"] {
+        let trial = |path: &str| sessions(&format!("/s/{path}?dryRun={value}"));
+        api.post(&trial("messages"), &message).await.refused(400, "dryRun: the subresource messages");
+        let beat = json!({"run": 1, "podUID": session["metadata"]["uid"]});
+        api.put(&trial("heartbeat"), &beat).await.refused(400, "dryRun: the subresource heartbeat");
+        let token = format!("/api/v1/namespaces/default/serviceaccounts/default/token?dryRun={value}");
+        api.post(&token, &json!({})).await.refused(400, "dryRun: the subresource token");
+    }
+    assert!(texts(&api, "").await.is_empty());
+}
+
+#[tokio::test]
 async fn messages_are_numbered_once_per_id() {
     let api = Harness::new().await;
     let session = api.session("s").await;
