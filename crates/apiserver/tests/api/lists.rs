@@ -47,6 +47,23 @@ async fn pages_show_one_snapshot() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_snapshot_that_was_compacted_is_expired() {
+    let api = Harness::new().await;
+    fill(&api, 3).await;
+    let first = api.get(&configmaps("?limit=1")).await.expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let next = configmaps(&format!("?limit=1&continue={token}"));
+    assert_eq!(names(&api.get(&next).await.expect(200)), ["c001"]);
+    api.delete(&configmaps("/c002")).await.expect(200);
+    api.store.compact(api.store.revision()).await.unwrap();
+    let expired = api.get(&next).await;
+    assert_eq!(expired.json()["reason"], "Expired");
+    expired.refused(410, "continue");
+    // As everywhere, the way on is to list again.
+    assert_eq!(pages(&api, "limit=1").await.0, ["c000", "c001"]);
+}
+
+#[tokio::test]
 async fn selectors_and_pages_go_together() {
     let api = Harness::new().await;
     fill(&api, 10).await;
