@@ -50,6 +50,8 @@ async fn fifty_sessions_live_whole_lives_while_the_server_is_killed() -> anyhow:
         let since = Instant::now();
         let deaths = killed_often(total).await?;
         note(&format!("{deaths} deaths in {:?}", since.elapsed()));
+        // The lives end earlier than the kills only if they pass fewer points than a calm run by far.
+        ensure!(deaths * 2 >= KILLS, "only {deaths} of {KILLS} kills struck");
     }
     Ok(())
 }
