@@ -19,7 +19,7 @@ use kube::core::{ApiResource, DynamicObject, Request};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use mainstay_api::{Kind, Registry};
-use mainstay_runtime::fault::{Point, hit};
+use mainstay_runtime::fault::{Point, again, hit};
 use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff, Reason, bounded_client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -183,20 +183,25 @@ impl Collect {
             owners.push(self.owner(&meta, reference).await?);
         }
         hit(Point::DriverBeforeApply).doing("apply")?;
-        if owners.contains(&Owner::Solid) {
-            let solid: Vec<&OwnerReference> = references
-                .iter()
-                .zip(&owners)
-                .filter(|(_, owner)| **owner == Owner::Solid)
-                .map(|(one, _)| one)
-                .collect();
-            if solid.len() < references.len() {
-                self.patch(node, &meta, json!({ "ownerReferences": solid })).await?;
-            }
-        } else {
-            self.delete(uid, node, &meta, owners.contains(&Owner::Waiting)).await?;
+        self.act(uid, node, &meta, &owners).await?;
+        while again(Point::DriverAfterApply).doing("apply")? {
+            self.act(uid, node, &meta, &owners).await?;
         }
-        hit(Point::DriverAfterApply).doing("apply")
+        Ok(())
+    }
+
+    /// Takes off the references to owners that are gone, or deletes what has no other.
+    async fn act(&self, uid: &Uid, node: &Node, meta: &ObjectMeta, owners: &[Owner]) -> Result<(), Failure> {
+        if !owners.contains(&Owner::Solid) {
+            return self.delete(uid, node, meta, owners.contains(&Owner::Waiting)).await;
+        }
+        let references = meta.owner_references.iter().flatten();
+        let solid = references.zip(owners).filter(|(_, owner)| **owner == Owner::Solid);
+        let solid: Vec<&OwnerReference> = solid.map(|(one, _)| one).collect();
+        if solid.len() < owners.len() {
+            self.patch(node, meta, json!({ "ownerReferences": solid })).await?;
+        }
+        Ok(())
     }
 
     /// The owner that a reference names.

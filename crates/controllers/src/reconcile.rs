@@ -91,7 +91,7 @@ pub trait Reconciler: Send + Sync + 'static {
     /// What was read of the world.
     type Observed: Send + Sync;
     /// One effect.
-    type Action: Debug + Send;
+    type Action: Clone + Debug + Send;
 
     /// The reconciler's name, in logs, metrics and identities.
     const NAME: &'static str;

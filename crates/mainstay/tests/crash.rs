@@ -4,6 +4,8 @@
 //! On real processes with full isolation, so run it as root. `MAINSTAY_SEED` repeats a run's draws, and
 //! `MAINSTAY_CRASH_ROUNDS` makes more of them.
 
+#[path = "crash/adopted.rs"]
+mod adopted;
 #[path = "crash/life.rs"]
 mod life;
 #[path = "crash/many.rs"]
@@ -12,6 +14,8 @@ mod many;
 mod parts;
 #[path = "crash/restored.rs"]
 mod restored;
+#[path = "crash/shims.rs"]
+mod shims;
 #[path = "crash/starts.rs"]
 mod starts;
 #[path = "crash/steps.rs"]

@@ -25,6 +25,7 @@ use std::process::exit;
 
 use mainstay_node_sys::process::{Side, close_inherited, fork, set_standard};
 use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::fault::{Point, arm_shim_from_env, hit};
 use mainstay_runtime::{Clock, clock};
 use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 
@@ -55,6 +56,7 @@ pub fn main() -> i32 {
 /// Reads, detaches and claims; `None` in the processes that only lead to the detached one.
 fn prepare() -> Result<Option<(Launch, Claim, Control)>, SandboxError> {
     close_inherited().during("close inherited descriptors")?;
+    arm_shim_from_env().map_err(|error| SandboxError::Invalid(error.to_string()))?;
     let launch = read_launch()?;
     if let Side::Parent(child) = fork().during("detach")? {
         wait(child);
@@ -65,7 +67,9 @@ fn prepare() -> Result<Option<(Launch, Claim, Control)>, SandboxError> {
         return Ok(None);
     }
     std::env::set_current_dir("/").during("detach")?;
+    pass(Point::ShimBeforeClaim);
     let claim = claim::claim(&launch.run_dir)?;
+    pass(Point::ShimAfterClaim);
     let control = Control::listen(&launch.run_dir).during("listen for orders")?;
     Ok(Some((launch, claim, control)))
 }
@@ -101,12 +105,14 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
     }
     let mut state = first_state(&launch);
     record::write_state(&launch.run_dir, &state).ok();
+    pass(Point::ShimAfterState);
     let clock = Clock::system();
     let mut outside = None;
     let role = start::prepare(&launch).and_then(|prepared| {
         let outside = outside.insert(prepared);
         state.cgroups = outside.cgroups.paths();
         record::write_state(&launch.run_dir, &state).ok();
+        pass(Point::ShimBeforeStart);
         start::start(&launch, &outside.cgroups)
     });
     let mut seen = match role {
@@ -115,6 +121,7 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
             exit(init.run(&launch, claim));
         }
         Ok(Role::Shim(started)) => {
+            pass(Point::ShimAfterStart);
             forget_secrets(&mut launch);
             state.started_at = Some(clock.now().to_string());
             state.init_pid = Some(started.child.pid.as_raw_nonzero().get());
@@ -127,15 +134,23 @@ fn run(mut launch: Launch, claim: Claim, control: Control) -> i32 {
     seen.out_of_memory = outside.as_ref().map_or(0, |outside| outside.cgroups.out_of_memory());
     let finished_at = seen.ended_at.unwrap_or_else(|| clock.now()).to_string();
     let exit = judge(&launch.pod, &seen, state.started_at.take(), finished_at);
+    pass(Point::ShimBeforeRecord);
     let recorded = record::write_exit(&launch.run_dir, &exit);
+    pass(Point::ShimAfterRecord);
     match outside {
         Some(outside) => outside.remove(&launch),
         // Half made; a kept workspace may be another's.
         None if !launch.workspace.keep => crate::sandbox::remove(&launch),
         None => {}
     }
+    pass(Point::ShimAfterRemove);
     drop(claim);
     i32::from(recorded.is_err())
+}
+
+/// Passes a fault point: a shim can be killed at any, and reports its failures by its records alone.
+fn pass(point: Point) {
+    hit(point).ok();
 }
 
 /// Gives up the standard streams, which are the node agent's.

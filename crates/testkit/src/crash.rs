@@ -18,7 +18,7 @@ use std::process::ExitStatus;
 
 use anyhow::{Context as _, ensure};
 use mainstay_runtime::Tasks;
-use mainstay_runtime::fault::{ENV, LOG_ENV};
+use mainstay_runtime::fault::{ENV, LOG_ENV, ONCE_ENV, SHIM_ENV};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -53,6 +53,13 @@ pub fn arm(server: &mut Server, fault: Option<&str>, log: Option<&Path>) {
     server.set_env(ENV, fault);
     let log = log.map(|path| path.display().to_string());
     server.set_env(LOG_ENV, log.as_deref());
+}
+
+/// Arms the shims of a server's next start, or disarms them; of many, only the one is struck that makes the file `once`.
+pub fn arm_shims(server: &mut Server, fault: Option<&str>, once: Option<&Path>) {
+    server.set_env(SHIM_ENV, fault);
+    let once = once.map(|path| path.display().to_string());
+    server.set_env(ONCE_ENV, once.as_deref());
 }
 
 /// Starts a server off the async threads. It is given back in any case; the outcome tells whether it became ready.

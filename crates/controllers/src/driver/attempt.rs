@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use kube::{Client, Resource};
-use mainstay_runtime::fault::{Point, hit};
+use mainstay_runtime::fault::{Point, again, hit};
 use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff, Reason};
 use tokio::time::{Instant, timeout_at};
 
@@ -104,14 +104,19 @@ impl<R: Reconciler> Attempt<R> {
         hit(Point::DriverBeforeApply).doing("apply")?;
         for action in actions {
             tracing::debug!(controller = R::NAME, ?action, "apply");
-            let effect = self.reconciler.apply(object, action, self.surroundings.fence);
-            let effect = in_time(deadline, "apply", effect).await?;
-            self.metrics.effects.increment();
-            done.written.extend(effect.versions);
-            done.wakes.extend(effect.wakes);
-            hit(Point::DriverAfterApply).doing("apply")?;
-            if let Some(next) = effect.halt {
-                return Ok(next);
+            loop {
+                let effect = self.reconciler.apply(object, action.clone(), self.surroundings.fence);
+                let effect = in_time(deadline, "apply", effect).await?;
+                self.metrics.effects.increment();
+                done.written.extend(effect.versions);
+                done.wakes.extend(effect.wakes);
+                if again(Point::DriverAfterApply).doing("apply")? {
+                    continue;
+                }
+                if let Some(next) = effect.halt {
+                    return Ok(next);
+                }
+                break;
             }
         }
         Ok(next)

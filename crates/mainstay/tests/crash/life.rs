@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mainstay_api::phase::Phase;
 use mainstay_testkit::crash::client::Answer;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::talk;
@@ -36,7 +36,8 @@ pub(crate) enum Life {
     Talks,
     /// Is stopped, gets messages, and answers them in its next run.
     TalksOn,
-    /// The same in a workspace that it keeps; then it is deleted. It passes every fault point.
+    /// The same in a workspace that it keeps, with a new token on the way; then it is deleted, and a Pod that was made by
+    /// hand lives beside it. It passes every fault point.
     Whole,
 }
 
@@ -133,7 +134,20 @@ async fn deleted_early(world: &World, name: &str) -> anyhow::Result<()> {
 
 async fn whole(world: &World, name: &str) -> anyhow::Result<()> {
     talk::talks_on(world, name, true).await?;
-    delete(world, name).await
+    delete(world, name).await?;
+    by_hand(world, name).await
+}
+
+/// A Pod without a session, and without the node agent's finalizer.
+async fn by_hand(world: &World, name: &str) -> anyhow::Result<()> {
+    let name = format!("{name}-by-hand");
+    world.create_pod(&name, "echo started").await?;
+    let ended = |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Succeeded");
+    world.until_pod(&name, "Succeeded", ended).await?;
+    let log = world.log(&name, 1).await?.done()?;
+    ensure!(log == "started\n", "{name} logged {log:?}");
+    world.delete_pod(&name).await?;
+    world.until_pod(&name, "gone", |pod| pod.is_none()).await
 }
 
 async fn delete(world: &World, name: &str) -> anyhow::Result<()> {

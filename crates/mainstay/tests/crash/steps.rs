@@ -1,4 +1,5 @@
-//! Each step fails in turn, and the server dies at each step in turn, over one session's life.
+//! Each step fails in turn, each action is carried out twice in turn, and the server dies at each step in turn, over one
+//! session's life.
 //!
 //! What failed is tried again, and what a dead server has done already is found by the next one, so that repeating it does
 //! no harm: the session comes to the same end.
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mainstay_runtime::Tasks;
+use mainstay_runtime::fault::Point;
 use mainstay_testkit::crash::{Killer, Seed, arm, hits, note, start};
 use tokio::time::Instant;
 
@@ -57,7 +59,23 @@ async fn each_step_may_fail() -> anyhow::Result<()> {
     for _ in 0..rounds() {
         // What follows a commit cannot fail.
         let faults = faults(&mut seed, "fail", &hits, |point| !point.starts_with("store.after"));
-        all(faults, async |fault| fails(fault).await).await?;
+        all(faults, async |fault| strikes(fault).await).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_action_may_be_repeated() -> anyhow::Result<()> {
+    let mut seed = Seed::fresh("repeated actions");
+    let hits = counted().await?;
+    let can_repeat = |name: &str| Point::ALL.iter().any(|point| point.name() == name && point.can_repeat());
+    // Sandboxes are taken over in `adopted`.
+    let ours = |point: &&Point| point.can_repeat() && **point != Point::NodeAfterServe;
+    let missed: Vec<_> = Point::ALL.iter().filter(ours).filter(|point| !hits.contains_key(point.name())).collect();
+    ensure!(missed.is_empty(), "not passed: {missed:?}, of {hits:?}");
+    for _ in 0..rounds() {
+        let faults = faults(&mut seed, "repeat", &hits, can_repeat);
+        all(faults, async |fault| strikes(fault).await).await?;
     }
     Ok(())
 }
@@ -84,8 +102,8 @@ async fn all(faults: Vec<String>, life: impl AsyncFn(&str) -> anyhow::Result<boo
     Ok(())
 }
 
-/// A life in which one step fails; whether it did.
-async fn fails(fault: &str) -> anyhow::Result<bool> {
+/// A life in which one step fails or is repeated; whether it was.
+async fn strikes(fault: &str) -> anyhow::Result<bool> {
     let mut server = begun().await?;
     let (log, serve_log) = (server.scratch().join("faults"), server.scratch().join("serve.log"));
     arm(&mut server, Some(fault), Some(&log));
@@ -100,7 +118,8 @@ async fn fails(fault: &str) -> anyhow::Result<bool> {
     }
     let world = with_log(World::new(&server).await, &serve_log)?;
     with_log(live(&world).await, &serve_log)?;
-    let (point, nth) = fault.trim_start_matches("fail:").rsplit_once('@').context("a fault")?;
+    let (_, at) = fault.split_once(':').context("a fault")?;
+    let (point, nth) = at.rsplit_once('@').context("a fault")?;
     let struck = hits(&log)?.get(point).copied().unwrap_or_default() >= nth.parse()?;
     with_log(close(server).await, &serve_log)?;
     Ok(struck)

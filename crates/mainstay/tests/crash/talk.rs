@@ -62,6 +62,9 @@ pub(crate) async fn talks_on(world: &World, name: &str, keep: bool) -> anyhow::R
     send(world, name, 4, 3).await?;
     world.change(name, &json!({ "desiredState": "Running", "run": 2 })).await?;
     world.heard(name, 2, "got word 6").await?;
+    if keep {
+        world.renew_token(name, 2).await?;
+    }
     world.send(name, "end", "end").await?;
     world.phase(name, 2, Phase::Completed).await?;
     for run in [1, 2] {

@@ -184,7 +184,7 @@ impl World {
 
     /// The uid of a run's Pod, once it is there.
     pub(crate) async fn pod_uid(&self, name: &str, run: u64) -> anyhow::Result<String> {
-        let path = format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}");
+        let path = Self::pod(name, run);
         let until = Instant::now() + PATIENCE;
         loop {
             match self.client.get(&path).await? {
@@ -197,7 +197,63 @@ impl World {
 
     /// The log of a run's Pod.
     pub(crate) async fn log(&self, name: &str, run: u64) -> anyhow::Result<Answer> {
-        self.client.get(&format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}/log")).await
+        self.client.get(&format!("{}/log", Self::pod(name, run))).await
+    }
+
+    fn pod(name: &str, run: u64) -> String {
+        format!("/api/v1/namespaces/{PROJECT}/pods/{name}-{run}")
+    }
+
+    /// Orders a new token for a live run, and waits until its sandbox has it.
+    pub(crate) async fn renew_token(&self, name: &str, run: u64) -> anyhow::Result<()> {
+        let token = self.scratch.join("data/node/pods").join(self.pod_uid(name, run).await?).join("token/token");
+        let before = std::fs::read(&token)?;
+        let order = json!({ "metadata": { "annotations": { "mainstay.dev/token-renewal": "by the test" } } });
+        self.client.call("PATCH", &Self::pod(name, run), &order).await?.done()?;
+        let until = Instant::now() + PATIENCE;
+        while std::fs::read(&token)? == before {
+            ensure!(Instant::now() < until, "{name} got no new token");
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Creates a Pod that runs a shell script, as a person would.
+    pub(crate) async fn create_pod(&self, name: &str, script: &str) -> anyhow::Result<()> {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("{name}-1") },
+            "spec": {
+                "nodeName": "local", "restartPolicy": "Never",
+                "containers": [{ "name": "agent", "command": ["/bin/sh", "-c", script], "workingDir": "/" }],
+            },
+        });
+        self.client.create(&format!("/api/v1/namespaces/{PROJECT}/pods"), &pod).await
+    }
+
+    /// Deletes it.
+    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+        self.client.delete(&Self::pod(name, 1)).await.map(drop)
+    }
+
+    /// Waits until it is so.
+    pub(crate) async fn until_pod(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(Option<&Value>) -> bool,
+    ) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let pod = match self.client.get(&Self::pod(name, 1)).await? {
+                Answer::Refused(404, _) => None,
+                pod => Some(pod.json()?),
+            };
+            if holds(pod.as_ref()) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "Pod {name} was to be {what} in {PATIENCE:?}: {pod:?}");
+            sleep(PAUSE).await;
+        }
     }
 
     /// What every process of a session's agent has in its environment.

@@ -12,6 +12,7 @@ use kube::api::{Api, DynamicObject, GroupVersionKind, ListParams};
 use kube::core::ApiResource;
 use mainstay_runtime::client::bounded;
 use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::fault::{Point, hit};
 
 use super::Shared;
 use super::error::{AgentError, While};
@@ -77,7 +78,7 @@ pub(super) async fn end_kept(
         return Ok(());
     }
     tracing::info!(session = key, "removing the workspace of a session that is gone");
-    let removed = remove_dir(&shared.layout.workspace(key)).during("remove a workspace");
+    let removed = remove_kept(shared, key);
     match removed {
         Ok(()) => shared.ranges.forget(key),
         Err(_) => shared.ranges.let_go(key),
@@ -85,10 +86,17 @@ pub(super) async fn end_kept(
     removed
 }
 
+fn remove_kept(shared: &Shared, key: &str) -> Result<(), AgentError> {
+    hit(Point::NodeBeforeKept)?;
+    remove_dir(&shared.layout.workspace(key)).during("remove a workspace")?;
+    Ok(hit(Point::NodeAfterKept)?)
+}
+
 /// Removes cgroups that no live shim answers for: a shim claims its run directory before it makes any, and removes them
 /// before it gives the directory up.
 async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<(), AgentError> {
     let work = shared.clone();
+    hit(Point::NodeBeforeSweep)?;
     let swept = shared.blocking(move || {
         let mut dead = Vec::new();
         for (uid, cgroup) in work.sandboxes.left_over(&work.instance) {
@@ -100,7 +108,8 @@ async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<(), AgentError> {
         }
         work.sandboxes.sweep(&work.instance, &dead)
     });
-    swept.await?.during("remove cgroups that nobody answers for")
+    swept.await?.during("remove cgroups that nobody answers for")?;
+    Ok(hit(Point::NodeAfterSweep)?)
 }
 
 /// The uids of all Pods of this node.

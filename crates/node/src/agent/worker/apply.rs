@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use mainstay_api::names::NODE_FINALIZER;
 use mainstay_runtime::client::bounded;
-use mainstay_runtime::fault::{Point, hit};
+use mainstay_runtime::fault::{Point, again, hit};
 use serde_json::json;
 
 use super::{
@@ -20,18 +20,41 @@ use crate::agent::token::Claims;
 use crate::launch::{Order, SessionRef, Verb};
 use crate::sandbox::TOKEN;
 
+/// Where a test can cut in before an action and after it; an action that only reads has none.
+const fn points(action: &Action) -> Option<(Point, Point)> {
+    Some(match action {
+        Action::Confirm => return None,
+        Action::Claim => (Point::NodeBeforeClaim, Point::NodeAfterClaim),
+        Action::Start => (Point::NodeBeforeStart, Point::NodeAfterStart),
+        Action::Serve => (Point::NodeBeforeServe, Point::NodeAfterServe),
+        Action::Stop(_) => (Point::NodeBeforeStop, Point::NodeAfterStop),
+        Action::Report(_) => (Point::NodeBeforeReport, Point::NodeAfterReport),
+        Action::RenewToken => (Point::NodeBeforeRenew, Point::NodeAfterRenew),
+        Action::Release => (Point::NodeBeforeRelease, Point::NodeAfterRelease),
+        Action::CleanUp => (Point::NodeBeforeCleanup, Point::NodeAfterCleanup),
+        Action::Unclaim => (Point::NodeBeforeUnclaim, Point::NodeAfterUnclaim),
+    })
+}
+
 impl Worker {
     pub(super) async fn apply(&mut self, action: Action, seen: &Observed) -> Result<(), AgentError> {
+        let Some((before, after)) = points(&action) else { return self.carry_out(&action, seen).await };
+        hit(before)?;
+        self.carry_out(&action, seen).await?;
+        while again(after)? {
+            self.carry_out(&action, seen).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, action: &Action, seen: &Observed) -> Result<(), AgentError> {
         match action {
             Action::Confirm => self.refresh().await,
             Action::Claim => self.set_finalizer(true).await,
             Action::Start => self.start().await,
             Action::Serve => self.serve(seen).await,
-            Action::Stop(grace) => self.stop(grace).await,
-            Action::Report(status) => {
-                hit(Point::NodeBeforeReport)?;
-                self.report(&status).await
-            }
+            Action::Stop(grace) => self.stop(*grace).await,
+            Action::Report(status) => self.report(status).await,
             Action::RenewToken => self.renew_token().await,
             Action::Release => self.release(seen).await,
             Action::CleanUp => self.clean_up(seen).await,
@@ -180,7 +203,6 @@ impl Worker {
     }
 
     async fn stop(&mut self, grace_seconds: u64) -> Result<(), AgentError> {
-        hit(Point::NodeBeforeStop)?;
         self.order(Verb::Stop { grace_seconds }).await?;
         let told = self.told_to_stop.map_or(grace_seconds, |told| told.min(grace_seconds));
         self.told_to_stop = Some(told);
@@ -211,8 +233,10 @@ impl Worker {
     pub(super) fn put_token(&self, token: &str) -> Result<(), AgentError> {
         let path = self.shared.layout.token(&self.uid).join(TOKEN);
         let (_, owner) = self.shared.uids_of(&self.uid, self.isolation);
+        hit(Point::NodeBeforeToken)?;
         let put = crate::agent::layout::replace(&path, token.as_bytes(), 0o400, owner, Keep::ThisBoot);
-        put.during("write the session token")
+        put.during("write the session token")?;
+        Ok(hit(Point::NodeAfterToken)?)
     }
 
     /// The sandbox no longer runs: its workspace may be another run's.
@@ -223,9 +247,15 @@ impl Worker {
     /// Removes everything but the run directory, whose log may still be read.
     async fn release(&mut self, seen: &Observed) -> Result<(), AgentError> {
         (self.relay, self.life) = (None, None);
-        // A shim that could still do so has removed them itself.
-        if let Look::Unrecorded(state) = &seen.look {
-            self.sweep(state.as_ref().map_or_else(Vec::new, |state| state.cgroups.clone())).await?;
+        match &seen.look {
+            Look::Unrecorded(state) => {
+                self.sweep(state.as_ref().map_or_else(Vec::new, |state| state.cgroups.clone())).await?;
+            }
+            // A shim removes them itself, unless it is killed between its record and that.
+            Look::Ended(_, Some(state)) if state.cgroups.iter().any(|cgroup| cgroup.exists()) => {
+                self.sweep(state.cgroups.clone()).await?;
+            }
+            Look::Absent | Look::Live(_) | Look::Ended(..) => {}
         }
         let layout = &self.shared.layout;
         remove_dir(&layout.pod(&self.uid)).during("remove socket and token")?;
@@ -238,17 +268,18 @@ impl Worker {
 
     /// Removes the cgroups of a lost sandbox: those that its shim noted, and those that it had no time to note.
     async fn sweep(&self, mut cgroups: Vec<PathBuf>) -> Result<(), AgentError> {
+        hit(Point::NodeBeforeSweep)?;
         let (shared, uid) = (self.shared.clone(), self.uid.clone());
         let swept = self.shared.blocking(move || {
             let found = shared.sandboxes.left_over(&shared.instance);
             cgroups.extend(found.into_iter().filter(|(pod, _)| *pod == uid).map(|(_, cgroup)| cgroup));
             shared.sandboxes.sweep(&shared.instance, &cgroups)
         });
-        swept.await?.during("remove a lost sandbox's cgroups")
+        swept.await?.during("remove a lost sandbox's cgroups")?;
+        Ok(hit(Point::NodeAfterSweep)?)
     }
 
     async fn clean_up(&mut self, seen: &Observed) -> Result<(), AgentError> {
-        hit(Point::NodeBeforeCleanup)?;
         self.release(seen).await?;
         if let Some((view, session)) = self.view().and_then(|view| Some((view, view.session.as_ref()?)))
             && view.keep
@@ -256,8 +287,6 @@ impl Worker {
             orphans::end_kept(&self.shared, &session.uid, &view.pod.namespace, session).await?;
         }
         let dir = self.shared.layout.run(&self.uid);
-        self.shared.blocking(move || remove_dir(&dir)).await?.during("remove the run directory")?;
-        hit(Point::NodeAfterCleanup)?;
-        Ok(())
+        self.shared.blocking(move || remove_dir(&dir)).await?.during("remove the run directory")
     }
 }

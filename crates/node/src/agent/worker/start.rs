@@ -44,7 +44,6 @@ impl Worker {
 
     async fn try_start(&mut self, view: &View) -> Result<(), AgentError> {
         admit(view, &self.shared.host)?;
-        hit(Point::NodeBeforePrepare)?;
         let client = &self.shared.client;
         let namespace = &view.pod.namespace;
         let token = OptionFuture::from(view.session.as_ref().map(|session| fetch(client, namespace, session)));
