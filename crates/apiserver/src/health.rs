@@ -1,5 +1,8 @@
 //! `/livez`, `/readyz`, `/version` and `/metrics`.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -16,33 +19,85 @@ use crate::status::{ApiError, ApiResult};
 /// kubectl warns about a server that is more than one minor version away: 1.35 to 1.37 do not.
 const KUBERNETES: &str = "v1.36.0";
 
+/// What a check found: nothing wrong, or what is.
+type Found = Result<(), String>;
+type Check = Box<dyn Fn() -> Found + Send + Sync>;
+
+/// A part of the process beside the API, without which the server is not ready; `/readyz` names it.
+#[derive(Clone)]
+pub struct Part(Arc<OnceLock<Check>>);
+
+impl Part {
+    /// It runs; from now on `check` says whether it is ready, or why not. The first one stays.
+    pub fn runs(&self, check: impl Fn() -> Found + Send + Sync + 'static) {
+        if self.0.set(Box::new(check)).is_err() {
+            tracing::warn!("a part of the server runs already");
+        }
+    }
+
+    fn found(&self) -> Found {
+        self.0.get().map_or_else(|| Err("it has not started".to_owned()), |check| check())
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Part")
+    }
+}
+
+/// The parts that a server waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Expected(Mutex<Vec<(&'static str, Part)>>);
+
+impl Expected {
+    pub(crate) fn expect(&self, name: &'static str) -> Part {
+        let part = Part(Arc::default());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, part.clone()));
+        part
+    }
+
+    fn all(&self) -> Vec<(&'static str, Part)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Answers what is open to everyone.
 ///
 /// # Errors
 /// 404 and 405.
-pub(crate) fn answer(server: &ApiServer, parts: &Parts, path: &str, query: &Query<'_>) -> ApiResult<Response<Body>> {
+pub(crate) async fn answer(
+    server: &ApiServer,
+    parts: &Parts,
+    path: &str,
+    query: &Query<'_>,
+) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
     let verbose = query.flag("verbose")?;
     match path {
         "/livez" | "/healthz" => Ok(checks("livez", &[("ping", Ok(()))], verbose)),
-        "/readyz" => Ok(checks("readyz", &readiness(server), verbose)),
+        "/readyz" => Ok(checks("readyz", &readiness(server).await, verbose)),
         "/version" => version(server),
         _ => Err(ApiError::no_such_path()),
     }
 }
 
-fn readiness(server: &ApiServer) -> [(&'static str, Result<(), String>); 3] {
+async fn readiness(server: &ApiServer) -> Vec<(&'static str, Found)> {
     let stopping = server.tasks().stopping().is_cancelled();
-    [
+    let mut found = vec![
         ("ping", Ok(())),
         ("store", server.store().ready().map_err(|error| error.to_string())),
-        ("shutdown", if stopping { Err("the server is stopping".to_owned()) } else { Ok(()) }),
-    ]
+        ("rights", server.access().authorizer.ready().await.map_err(|error| error.to_string())),
+    ];
+    // What is asked may read the store: not under the lock.
+    found.extend(server.expected().all().into_iter().map(|(name, part)| (name, part.found())));
+    found.push(("shutdown", if stopping { Err("the server is stopping".to_owned()) } else { Ok(()) }));
+    found
 }
 
-fn checks(name: &str, checks: &[(&'static str, Result<(), String>)], verbose: bool) -> Response<Body> {
+fn checks(name: &str, checks: &[(&'static str, Found)], verbose: bool) -> Response<Body> {
     let failed = checks.iter().any(|(_, result)| result.is_err());
     if !failed && !verbose {
         return respond::text(StatusCode::OK, "ok");

@@ -51,4 +51,5 @@ pub use auth::Identity;
 pub use body::Body;
 pub use catalog::CatalogError;
 pub use config::Limits;
+pub use health::Part;
 pub use server::{ApiServer, Caller, Config};

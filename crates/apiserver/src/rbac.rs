@@ -104,6 +104,11 @@ impl Authorizer {
         Self(Arc::new(Feed::new(store)))
     }
 
+    /// Whether decisions can be made: the roles and bindings are read when they have not been yet.
+    pub(crate) async fn ready(&self) -> Result<(), StoreError> {
+        self.0.current().await.map(drop)
+    }
+
     /// Whether `who` may do `what`.
     pub async fn authorize(&self, who: &Identity, what: &Attributes<'_>) -> Decision {
         if let Some(session) = who.session() {

@@ -35,7 +35,7 @@ where
     if let Target::Other(path) = &target
         && auth::is_open(path)
     {
-        return health::answer(server, parts, path, &query);
+        return health::answer(server, parts, path, &query).await;
     }
     let trusted = matches!(caller, Caller::Trusted(_));
     let identity = match caller {

@@ -24,6 +24,7 @@ use crate::config::Limits;
 use crate::crypt::Sealer;
 use crate::documents::Documents;
 use crate::gate::Gate;
+use crate::health::{Expected, Part};
 use crate::metrics::{Figures, Metrics};
 use crate::nodelink::NodeLink;
 use crate::request::{Query, ResourcePath};
@@ -71,6 +72,7 @@ struct Shared {
     documents: Documents,
     gate: Gate,
     turns: Turns,
+    expected: Expected,
     flow: Flow,
     node_link: OnceLock<Arc<dyn NodeLink>>,
 }
@@ -135,6 +137,7 @@ impl ApiServer {
             documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),
+            expected: Expected::default(),
             flow,
             node_link: OnceLock::new(),
             config,
@@ -150,6 +153,11 @@ impl ApiServer {
         if self.0.node_link.set(link).is_err() {
             tracing::warn!("a node agent was connected already");
         }
+    }
+
+    /// From now on the server is not ready before this part of the process is.
+    pub fn expect(&self, part: &'static str) -> Part {
+        self.0.expected.expect(part)
     }
 
     /// Adds what another part of the process counts to `/metrics`. The first one stays.
@@ -237,6 +245,10 @@ impl ApiServer {
 
     pub(crate) fn flow(&self) -> &Flow {
         &self.0.flow
+    }
+
+    pub(crate) fn expected(&self) -> &Expected {
+        &self.0.expected
     }
 
     pub(crate) fn gate(&self) -> &Gate {

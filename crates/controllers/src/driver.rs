@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::reconcile::{FencingToken, Reconciler};
 use attempt::Attempt;
 pub(crate) use attempt::{Done, Ended, outcome_of};
-pub use metrics::{Counter, Gauge, Metrics, Reading};
+pub use metrics::{Awaited, Counter, Gauge, Metrics, Reading};
 pub use queue::{Moment, Outcome, Queue, Version, Wake, Woken};
 use watch::{Feed, Role};
 pub(crate) use watch::{Head, run as watch_kind};
@@ -160,6 +160,7 @@ where
     let api = Api::<Head<K>>::all_with(bounded_client(client.clone()), &());
     Box::new(move |shared, tasks| {
         let told = (shared.name, Arc::clone(&shared.metrics));
+        shared.metrics.first_lists.expect();
         let mut feed = Feed::new(role, shared);
         drop(tasks.essential("watch", |stop| watch::run(api, told, move |event| feed.take(event), stop)));
     })

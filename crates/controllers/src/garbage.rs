@@ -91,6 +91,7 @@ impl Collector {
         for (place, kind) in self.kinds.iter().enumerate() {
             let api = Api::<Head<DynamicObject>>::all_with(bounded_client(self.client.clone()), &resource(kind));
             let told = (NAME, Arc::clone(&self.metrics));
+            self.metrics.first_lists.expect();
             let (collect, shared, unlisted) = (Arc::clone(&collect), Arc::clone(&shared), unlisted.clone());
             let sink = move |event| {
                 if matches!(event, Event::InitDone) {

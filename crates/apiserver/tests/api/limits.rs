@@ -139,6 +139,33 @@ async fn a_credential_is_revealed_to_a_node_only() {
 }
 
 #[tokio::test]
+async fn the_server_is_ready_when_all_that_it_waits_for_is() {
+    let api = Harness::new().await;
+    let ready = async || {
+        let answer = api.get("/readyz?verbose").await;
+        (answer.status.as_u16(), String::from_utf8_lossy(&answer.bytes).into_owned())
+    };
+    let (status, text) = ready().await;
+    assert!(status == 200 && text.contains("[+]rights ok\n"), "{text}");
+    let part = api.server.expect("controllers");
+    let (status, text) = ready().await;
+    assert!(status == 503 && text.contains("[-]controllers failed: it has not started\n"), "{text}");
+    let left = Arc::new(AtomicUsize::new(2));
+    let count = left.clone();
+    part.runs(move || match count.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        left => Err(format!("{left} lists to go")),
+    });
+    let (status, text) = ready().await;
+    assert!(status == 503 && text.contains("[-]controllers failed: 2 lists to go\n"), "{text}");
+    assert!(text.contains("[+]store ok\n") && text.ends_with("readyz check failed\n"), "{text}");
+    assert_eq!(api.get("/livez").await.status, 200, "it lives nevertheless");
+    left.store(0, Ordering::SeqCst);
+    let (status, text) = ready().await;
+    assert!(status == 200 && text.contains("[+]controllers ok\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_writes_with_507_and_serves_reads() {
     let api = Harness::with_pages(150).await;
     let mut made = 0;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstay_runtime::{Class, Reason};
+use tokio::sync::watch;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -35,6 +36,33 @@ impl Gauge {
     }
 }
 
+/// How many of something are still awaited.
+#[derive(Debug, Default)]
+pub struct Awaited(watch::Sender<u64>);
+
+impl Awaited {
+    /// One more is awaited.
+    pub(crate) fn expect(&self) {
+        self.0.send_modify(|left| *left += 1);
+    }
+
+    /// One came.
+    pub(crate) fn came(&self) {
+        self.0.send_modify(|left| *left = left.saturating_sub(1));
+    }
+
+    /// How many have not come.
+    pub fn left(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Waits until all have come.
+    pub async fn all(&self) {
+        // It cannot be closed: the sender is borrowed.
+        drop(self.0.subscribe().wait_for(|left| *left == 0).await);
+    }
+}
+
 /// The counters of one driver.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -64,6 +92,8 @@ pub struct Metrics {
     pub lists: Counter,
     /// Watches and lists that failed.
     pub watch_failures: Counter,
+    /// First full lists of its watches.
+    pub first_lists: Awaited,
     /// Keys that are known.
     pub keys: Gauge,
     /// Keys that are queued now.

@@ -147,7 +147,7 @@ pub(crate) async fn run<K>(
     K: Resource + Clone + fmt::Debug + 'static,
     K::DynamicType: Clone + fmt::Debug + Eq + std::hash::Hash,
 {
-    let mut failures = 0_u32;
+    let (mut failures, mut first) = (0_u32, true);
     loop {
         let mut events = pin!(watcher::watcher(api.clone(), watcher::Config::default()));
         let mut listing = true;
@@ -164,7 +164,11 @@ pub(crate) async fn run<K>(
                     // A list that only begins has not succeeded yet.
                     failures = if matches!(event, Event::Init) { failures } else { 0 };
                     metrics.events.increment();
+                    let listed = matches!(event, Event::InitDone);
                     sink(event);
+                    if listed && std::mem::take(&mut first) {
+                        metrics.first_lists.came();
+                    }
                 }
                 Ok(Some(Err(error))) => {
                     failures = failures.saturating_add(1);

@@ -123,6 +123,14 @@ fn session() -> serde_json::Value {
             "status": { "phase": "Pending" } })
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_driver_tells_when_each_of_its_watches_has_listed() {
+    let bench = Bench::start(Class::TRANSIENT, false, 0, Next::AwaitChange);
+    assert_eq!(bench.metrics.first_lists.left(), 2);
+    tokio::time::timeout(Duration::from_hours(1), bench.metrics.first_lists.all()).await.expect("in time");
+    assert_eq!(bench.metrics.first_lists.left(), 0);
+}
+
 /// The issue's own test: a key that always fails makes at most 8 attempts in 60 s while its status is being written.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_always_fails_is_tried_rarely_while_its_status_is_written() {
