@@ -8,7 +8,7 @@
 //! | `count` | only counts |
 //! | `kill@N` | SIGKILL of this process at the N-th hit of any point (from 1) |
 //! | `kill:NAME@N` | SIGKILL at the N-th hit of that point |
-//! | `fail:NAME@N` | that hit returns [`Injected`] |
+//! | `fail:NAME@N` | that hit returns [`Injected`]; not in a shim |
 //! | `repeat:NAME@N` | what that hit follows is carried out once more, of points that [can be](Point::can_repeat) |
 //!
 //! With [`LOG_ENV`] set to a file, each hit appends its point's name and a newline before it takes effect, so that a
@@ -133,6 +133,11 @@ points! {
 }
 
 impl Point {
+    /// Whether a shim passes it, and not a server.
+    pub fn is_shims(self) -> bool {
+        self.name().starts_with("shim.")
+    }
+
     /// Whether an action ends here that whoever passes the point by [`again`] carries out once more when told to.
     pub const fn can_repeat(self) -> bool {
         matches!(
@@ -227,7 +232,8 @@ fn parse(text: &str) -> Option<Action> {
     match what.split_once(':') {
         None if what == "kill" => Some(Action::KillAny(nth)),
         Some(("kill", name)) => Some(Action::Kill(point(name)?, nth)),
-        Some(("fail", name)) => Some(Action::Fail(point(name)?, nth)),
+        // A shim has nobody to fail to but its records.
+        Some(("fail", name)) => Some(Action::Fail(point(name).filter(|point| !point.is_shims())?, nth)),
         Some(("repeat", name)) => Some(Action::Repeat(point(name).filter(|point| point.can_repeat())?, nth)),
         _ => None,
     }
@@ -294,8 +300,10 @@ mod tests {
         assert_eq!(parse("fail:store.before-commit@2"), Some(Action::Fail(point, 2)));
         assert_eq!(parse("kill:store.before-commit@1"), Some(Action::Kill(point, 1)));
         assert_eq!(parse("repeat:driver.after-apply@3"), Some(Action::Repeat(Point::DriverAfterApply, 3)));
-        let unending = "repeat:store.before-commit@1";
-        for wrong in ["", "kill", "kill@0", "kill:nowhere@1", "fail@1", "kill@x", "repeat@1", unending] {
+        assert!(parse("kill:shim.after-claim@1").is_some());
+        let cannot = ["repeat:store.before-commit@1", "fail:shim.after-claim@1"];
+        let misspelt = ["", "kill", "kill@0", "kill:nowhere@1", "fail@1", "kill@x", "repeat@1"];
+        for wrong in misspelt.into_iter().chain(cannot) {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -29,7 +29,7 @@ fn end_of(point: Point) -> (Phase, &'static str, std::ops::RangeInclusive<u64>) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shim_may_die_at_each_of_its_steps() -> anyhow::Result<()> {
-    let points: Vec<Point> = Point::ALL.iter().copied().filter(|point| point.name().starts_with("shim.")).collect();
+    let points: Vec<Point> = Point::ALL.iter().copied().filter(|point| point.is_shims()).collect();
     ensure!(points.len() >= 8, "{points:?}");
     let lives = points.into_iter().map(async |point| dies(point).await.with_context(|| format!("at {}", point.name())));
     stream::iter(lives).buffer_unordered(AT_ONCE).try_collect().await

@@ -86,6 +86,8 @@ fn every_action_may_be_repeated() {
     let points: Vec<Point> = Point::ALL.iter().copied().filter(ours).collect();
     assert!(points.len() >= 9);
     for (point, hits) in lives("repeat", &points) {
-        assert!(count(point, &hits) >= 2, "{}: {hits:?}", point.name());
+        // Whoever is told to stop once more may have ended by then.
+        let expected = if point == Point::NodeAfterStop { 1 } else { 2 };
+        assert!(count(point, &hits) >= expected, "{}: {hits:?}", point.name());
     }
 }
