@@ -2,9 +2,11 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use super::*;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use world::{World, path};
 
 /// `stream-json`: one JSON event per line each way; what is no event is a plain message. `stopOnFinish` ends the run when
@@ -115,4 +117,41 @@ async fn old_messages_go_and_leave_an_explicit_gap() {
         world.create(&messages, again).await["messages"][0],
         json!({ "id": format!("m{}", sent - 1), "number": last, "duplicate": true })
     );
+}
+
+/// A session that talks without end and without a pause: what is kept of it is bounded, the disk stops growing, it loses
+/// no line of what it may keep, and a neighbour talks as if it was alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_talks_without_end_fills_no_disk_and_holds_up_no_neighbour() {
+    const LINE: u64 = 10_000;
+    let world = World::new(json!({})).await;
+    world.script("quiet", "while read -r line; do echo \"got $line\"; done", json!({})).await;
+    world.script("loud", "yes $(head -c 9999 /dev/zero | tr '\\0' x)", json!({})).await;
+    let database = |name: &str| std::fs::metadata(world.server.data_dir().join(name)).unwrap().len() >> 20;
+    let (mut asked, mut gone, mut strides) = (0, 0, 0);
+    let until = Instant::now() + Duration::from_secs(90);
+    while strides < 3 {
+        asked += 1;
+        let began = Instant::now();
+        world.send("quiet", &asked.to_string(), &asked.to_string()).await;
+        world.said("quiet", 1, &format!("got {asked}")).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "the neighbour waited {:?}", began.elapsed());
+        let to =
+            world.messages("loud", "limit=1").await.first().map_or(0, |one| one["gap"]["to"].as_u64().unwrap_or(0));
+        strides += u64::from(to > gone);
+        gone = to;
+        assert!(Instant::now() < until, "{gone} messages are gone, in {strides} strides");
+    }
+    let (file, log) = (database("state.db"), database("state.db-wal"));
+    assert!(file < 128 && log < 128, "the database takes {file} MiB and its log {log} MiB");
+    // What is there is the newest, line by line.
+    let kept = world.messages("loud", "").await;
+    let said: Vec<&str> =
+        kept.iter().filter(|one| one["type"] == "agent").map(|one| one["id"].as_str().unwrap()).collect();
+    let first: u64 = said[0].strip_prefix("r1-stdout-").unwrap().parse().unwrap();
+    let wanted = (0..said.len() as u64).map(|at| format!("r1-stdout-{}", first + at * LINE));
+    assert!(said.len() > 5_000 && wanted.eq(said), "{} messages from {first} on", kept.len());
+    world.change("loud", json!({ "desiredState": "Stopped" })).await;
+    world.first("loud", "Stopped").await;
+    world.heard("loud", "its end", |one| one["data"]["event"] == "exited").await;
 }

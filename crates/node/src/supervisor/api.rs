@@ -42,6 +42,9 @@ pub(crate) enum ApiError {
     /// No answer, or one that asks to come again.
     #[error("{0}")]
     Away(String),
+    /// An answer that says when to come again: what was sent is too much for now.
+    #[error("asked to come again in {0:?}")]
+    Later(Duration),
     /// An answer that repeating will not change.
     #[error("refused with {0}: {1}")]
     Refused(StatusCode, String),
@@ -80,7 +83,7 @@ impl Api {
             Ok(body.to_bytes())
         });
         let result = answer.await.unwrap_or_else(|_| Err(ApiError::Away("no answer in time".into())));
-        if matches!(result, Err(ApiError::Away(_))) {
+        if matches!(result, Err(ApiError::Away(_) | ApiError::Later(_))) {
             self.connection = None;
         }
         serde_json::from_slice(&result?).map_err(ApiError::away)
@@ -114,6 +117,7 @@ impl Api {
                 let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 Err(ApiError::Refused(status, text.unwrap_or_default()))
             }
+            StatusCode::TOO_MANY_REQUESTS => Err(ApiError::Later(wait_of(response.headers()))),
             status => Err(ApiError::Away(format!("answered {status}"))),
         }
     }
@@ -142,6 +146,12 @@ impl Api {
         });
         Ok(sender)
     }
+}
+
+/// How long an answer asks to wait; no longer than a request may take.
+fn wait_of(headers: &http::HeaderMap) -> Duration {
+    let asked = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(asked.unwrap_or(1)).min(DEADLINE)
 }
 
 /// Pauses between attempts: full jitter below a ceiling that doubles.

@@ -26,6 +26,8 @@ pub(crate) async fn send_all(mut api: Api, outbox: Arc<Outbox>) {
                 writeln!(std::io::stderr(), "[mainstay: a message was refused; it is in this log only: {error}]").ok();
                 outbox.accepted(1);
             }
+            // Meanwhile the outbox fills, and then the agent process's own writes wait.
+            Err(ApiError::Later(wait)) => tokio::time::sleep(wait).await,
             Err(ApiError::Away(_)) => pace.pause().await,
         }
     }

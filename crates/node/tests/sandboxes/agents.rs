@@ -137,6 +137,21 @@ async fn an_agent_waits_while_the_api_is_away_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn an_agent_that_talks_too_fast_waits_as_it_is_told_and_loses_nothing() {
+    let bench = bench();
+    let api = FakeApi::new();
+    api.hold_off(2);
+    let launch = bench.shell("fast", "i=0; while [ $i -lt 1000 ]; do echo $i; i=$((i+1)); done");
+    let began = tokio::time::Instant::now();
+    let run_dir = start(&launch);
+    let _listening = api.listen(&launch.sock_dir);
+    assert_eq!(ended(&run_dir).await.reason, ExitReason::Completed);
+    assert_eq!(api.texts("agent"), (0..1_000).map(|number| number.to_string()).collect::<Vec<_>>());
+    let spent = began.elapsed();
+    assert!(spent.as_secs() >= 2, "it was to wait a second twice, and sent all in {spent:?}");
+}
+
+#[tokio::test]
 async fn an_agent_that_never_reads_is_stopped_all_the_same() {
     let bench = bench();
     let api = FakeApi::new();

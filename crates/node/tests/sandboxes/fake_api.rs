@@ -37,6 +37,7 @@ struct State {
     heartbeats: Vec<Value>,
     authorizations: Vec<String>,
     fail_after_store: u32,
+    too_fast: u32,
 }
 
 /// A listener; dropping it ends it and all its connections.
@@ -79,6 +80,11 @@ impl FakeApi {
     /// The next `count` appends are stored but answered with an error.
     pub(crate) fn lose_answers(&self, count: u32) {
         self.state.lock().unwrap().fail_after_store = count;
+    }
+
+    /// The next `count` appends are too much for now, and may come again a second later.
+    pub(crate) fn hold_off(&self, count: u32) {
+        self.state.lock().unwrap().too_fast = count;
     }
 
     /// A user's message.
@@ -151,7 +157,7 @@ impl FakeApi {
             _ => (StatusCode::NOT_FOUND, json!({})),
         };
         let body = Full::new(Bytes::from(answer.to_string())).boxed_unsync();
-        Ok(Response::builder().status(status).body(body).unwrap())
+        Ok(Response::builder().status(status).header("retry-after", "1").body(body).unwrap())
     }
 
     fn post(&self, body: &Value) -> (StatusCode, Value) {
@@ -159,6 +165,9 @@ impl FakeApi {
         assert!(messages.len() <= 256);
         if messages.iter().any(|message| message["text"].as_str().unwrap().contains("REFUSE ME")) {
             return (StatusCode::UNPROCESSABLE_ENTITY, json!({}));
+        }
+        if self.is_held_off() {
+            return (StatusCode::TOO_MANY_REQUESTS, json!({}));
         }
         for message in messages {
             self.append(message);
@@ -169,6 +178,13 @@ impl FakeApi {
             return (StatusCode::SERVICE_UNAVAILABLE, json!({}));
         }
         (StatusCode::OK, json!({ "messages": [], "last": state.messages.len() }))
+    }
+
+    fn is_held_off(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let left = state.too_fast;
+        state.too_fast = left.saturating_sub(1);
+        left > 0
     }
 
     fn put(&self, body: Value) -> (StatusCode, Value) {
