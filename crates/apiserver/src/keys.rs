@@ -24,7 +24,7 @@ mod kubeconfig;
 mod tests;
 
 pub(crate) use certificates::Pair;
-pub use certificates::server_names;
+pub use certificates::{certificate_name, server_names};
 pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
 
 use certificates::Authority;
@@ -87,6 +87,12 @@ impl KeysError {
         Self::Io { doing, path: path.to_owned(), source }
     }
 
+    /// Whether the disk is full.
+    fn lacks_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     fn unsafe_file(path: &Path, why: impl Into<String>) -> Self {
         Self::Unsafe { path: path.to_owned(), why: why.into() }
     }
@@ -121,7 +127,7 @@ impl Keys {
         Ok(Self { dir, authority, signing, sealing, admin })
     }
 
-    /// Writes the admin kubeconfig for a server at `url`: 0600, atomically, with the authority inline.
+    /// Writes the admin kubeconfig for a server at `url`, if it is not there: 0600, atomically, with the authority inline.
     ///
     /// The token in an existing file is kept when it is the current one; otherwise a new one takes its place.
     pub fn write_kubeconfig(&self, path: &Path, url: &str) -> Result<(), KeysError> {

@@ -6,15 +6,18 @@
 //! | store (its lock keeps a second instance out) | directory | last, when nothing can write any more |
 //! | keys, TLS, tokens, rights | store | with the process |
 //! | API server, listener | all above | stops accepting, drains 5 s |
-//! | controllers, node agent | the API, in process | finish their effects; sandboxes go on |
+//! | controllers, node agent | the API, in process; a fencing token | finish their effects; sandboxes go on |
+//!
+//! On a full disk only the last line waits, until there is room (`room`): reads are served before.
 
 pub(crate) mod args;
 mod dir;
 mod figures;
 mod log;
 mod node;
+mod room;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +31,7 @@ use mainstay_apiserver::listener::Listener;
 use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::tls::Tls;
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
-use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
+use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess};
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
 use mainstay_runtime::{Clock, Tasks};
@@ -51,8 +54,19 @@ struct Base {
     registry: Arc<Registry>,
     clock: Clock,
     tasks: Tasks,
-    /// Raised at each start: what an earlier one ordered is told apart from what this one orders.
-    fence: u64,
+    keys: Arc<Keys>,
+}
+
+/// What the API server waits for before it is ready.
+struct Parts {
+    controllers: Part,
+    node_agent: Part,
+}
+
+impl Parts {
+    fn of(server: &ApiServer) -> Self {
+        Self { controllers: server.expect("controllers"), node_agent: server.expect("node-agent") }
+    }
 }
 
 /// Runs the control plane until SIGTERM or SIGINT.
@@ -62,38 +76,50 @@ struct Base {
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     log::init(&args.log)?;
     // Before anything is open: whoever stops a server that is still starting gets a clean end, too.
-    let signals = Signals::new()?;
-    let dir = args.data_dir;
-    dir::prepare(&dir)?;
-    let base = open(&dir).await?;
-    let (server, listener) = api(&base, args.listen).await?;
-    let address = listener.address()?;
-    start(&base, &server, listener).await?;
-    announce(&dir, address)?;
-    let asked = signals.wait(&base.tasks).await;
+    let mut signals = Signals::new()?;
+    dir::prepare(&args.data_dir)?;
+    let base = open(&args.data_dir)?;
+    let (server, listener) = api(&base, &args).await?;
+    let url = format!("https://{}", reachable(listener.address()?));
+    let parts = Parts::of(&server);
+    drop(base.tasks.essential("listener", |stop| listener.serve(server.clone(), stop)));
+    let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url));
+    let asked = tokio::select! {
+        started = starting => {
+            started??;
+            signals.wait(&base.tasks).await
+        }
+        asked = signals.wait(&base.tasks) => asked,
+    };
     close(&base, asked).await
 }
 
-async fn open(dir: &Path) -> anyhow::Result<Base> {
+fn open(dir: &Path) -> anyhow::Result<Base> {
     let store = SqliteStore::open(Options::new(dir)).with_context(|| format!("open the store in {}", dir.display()))?;
-    let fence = node::raise_fence(&*store, FENCE, dir).await.context("raise the fencing token")?;
     let clock = Clock::kept_in(&dir.join("clock")).context("open the clock")?;
+    let keys = Arc::new(Keys::open_or_create(dir, clock.now()).context("open the keys")?);
     let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
-    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, fence })
+    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, keys })
+}
+
+/// Where clients on this machine find who listens there: at no address in particular is at every one, also the loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        address.set_ip(if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 /// The API server and its bound port; nothing is served yet.
-async fn api(base: &Base, listen: SocketAddr) -> anyhow::Result<(ApiServer, Listener)> {
-    let keys = Arc::new(Keys::open_or_create(&base.dir, base.clock.now()).context("open the keys")?);
-    let names = server_names(listen);
+async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listener)> {
+    let (keys, listen) = (base.keys.clone(), args.listen);
+    let names = server_names(listen, &args.tls_names);
     let tls = Tls::new(&keys, &names, &base.clock).context("set up TLS")?;
     tls.keep_current(keys.clone(), names, base.clock.clone(), &base.tasks);
     let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
-    let url = format!("https://{}", listener.address()?);
-    keys.write_kubeconfig(&dir::kubeconfig(&base.dir), &url).context("write the admin kubeconfig")?;
 
     let store: Arc<dyn Store> = base.store.clone();
-    rbac::bootstrap(&store, &base.registry, &base.clock).await.context("store the built-in roles")?;
     let subjects = Arc::new(StoreSubjects::new(store.clone()));
     let tokens = Arc::new(Tokens::new(&keys, subjects, base.clock.clone()).context("open the token-signing key")?);
     let access = Access {
@@ -114,30 +140,55 @@ async fn api(base: &Base, listen: SocketAddr) -> anyhow::Result<(ApiServer, List
     Ok((ApiServer::new(config).context("compile the kinds' schemas")?, listener))
 }
 
-/// Starts what runs: each is a tracked task, told to stop and joined by [`close`].
-async fn start(base: &Base, server: &ApiServer, listener: Listener) -> anyhow::Result<()> {
-    let serving = server.clone();
-    drop(base.tasks.essential("listener", |stop| listener.serve(serving, stop)));
+/// Starts what acts by itself: each is a tracked task, told to stop and joined by [`close`]. What writes waits for room.
+async fn start(base: Base, server: ApiServer, parts: Parts, url: String) -> anyhow::Result<()> {
+    let first = record(&base, &url).await;
+    let recorded = !first.as_ref().is_err_and(room::is_lacking);
+    if recorded {
+        first?;
+    }
+    announce(&base.dir, &url);
+    // What an earlier start ordered is told apart from what this one orders. This also makes the store notice that it is
+    // full, so that it says so when it is asked whether it is ready.
+    let fence = room::waited_for(&base.tasks, || async {
+        node::raise_fence(&*base.store, FENCE, &base.dir).await.context("raise the fencing token")
+    });
+    let fence = fence.await?;
+    if !recorded {
+        room::waited_for(&base.tasks, || record(&base, &url)).await?;
+    }
     let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
     let surroundings =
-        Surroundings { tasks: base.tasks.clone(), clock: base.clock.clone(), fence: FencingToken(base.fence) };
-    let controllers = mainstay_controllers::start(client, &surroundings, &base.registry);
-    server.set_figures(Arc::new(figures::Controllers(controllers)));
-    node::start(base, server).await.context("start the node agent")
+        Surroundings { tasks: base.tasks.clone(), clock: base.clock.clone(), fence: FencingToken(fence) };
+    let controllers = figures::Controllers(mainstay_controllers::start(client, &surroundings, &base.registry));
+    server.set_figures(Arc::new(controllers.clone()));
+    let started = controllers.clone();
+    parts.controllers.runs(move || started.ready());
+    node::start(&base, &server, fence).await.context("start the node agent")?;
+    parts.node_agent.runs(|| Ok(()));
+    // It is said to be ready when it is, unless it is told to stop first.
+    if base.tasks.stopping().run_until_cancelled(controllers.all_ready()).await.is_some() {
+        anstream::println!("ready");
+    }
+    Ok(())
 }
 
-/// Says where the server is: to people on the screen, to the command line in a file.
-fn announce(dir: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let url = format!("https://{address}");
-    dir::write_endpoint(dir, &url)?;
+/// Writes down what every start has to find, where it is not there as it should be.
+async fn record(base: &Base, url: &str) -> anyhow::Result<()> {
+    let store: Arc<dyn Store> = base.store.clone();
+    rbac::bootstrap(&store, &base.registry, &base.clock).await.context("store the built-in roles")?;
+    base.keys.write_kubeconfig(&dir::kubeconfig(&base.dir), url).context("write the admin kubeconfig")?;
+    dir::write_endpoint(&base.dir, url)
+}
+
+/// Says where the server is.
+fn announce(dir: &Path, url: &str) {
     anstream::println!("mainstay {} serves {url}", env!("CARGO_PKG_VERSION"));
     anstream::println!("  state       {}", dir.display());
     anstream::println!(
         "  kubeconfig  {}   (kubectl --kubeconfig ..., or: mainstay get projects)",
         dir::kubeconfig(dir).display()
     );
-    anstream::println!("ready");
-    Ok(())
 }
 
 /// What tells the server to stop.
@@ -152,7 +203,7 @@ impl Signals {
     }
 
     /// Waits for a signal (`true`), or for an essential task to end (`false`).
-    async fn wait(mut self, tasks: &Tasks) -> bool {
+    async fn wait(&mut self, tasks: &Tasks) -> bool {
         let stopping = tasks.stopping();
         tokio::select! {
             _ = self.term.recv() => true,
@@ -170,4 +221,22 @@ async fn close(base: &Base, asked: bool) -> anyhow::Result<()> {
     joined?;
     anyhow::ensure!(asked, "a part of the server that it cannot do without has ended; see the log above");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everywhere_is_found_at_the_loopback() {
+        let cases = [
+            ("0.0.0.0:7443", "127.0.0.1:7443"),
+            ("[::]:7443", "[::1]:7443"),
+            ("10.1.2.3:1", "10.1.2.3:1"),
+            ("[fd00::1]:2", "[fd00::1]:2"),
+        ];
+        for (listen, found) in cases {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), found);
+        }
+    }
 }

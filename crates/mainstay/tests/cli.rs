@@ -3,6 +3,8 @@
 
 #[path = "cli/apply.rs"]
 mod apply;
+#[path = "cli/disk.rs"]
+mod disk;
 #[path = "cli/follow.rs"]
 mod follow;
 #[path = "cli/objects.rs"]

@@ -124,7 +124,11 @@ impl SqliteStore {
     pub fn open(options: Options) -> Result<Arc<Self>, StoreError> {
         let held = directory::hold(&options.dir)?;
         let path = options.dir.join("state.db");
-        let connection = schema::open(&path, &options)?;
+        let connection = match schema::open(&path, &options) {
+            Err(StoreError::Full) if directory::release_reserve(&options.dir) => schema::open(&path, &options)?,
+            opened => opened?,
+        };
+        directory::keep_reserve(&options.dir);
         let (objects, floor) = schema::load(&connection)?;
         let bounds = Bounds {
             ring_changes: options.ring_changes,
@@ -335,9 +339,15 @@ impl Drop for SqliteStore {
     }
 }
 
+/// The log's shared index could not grow: there is no room, and it is not data.
+fn lacks_index(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+}
+
 /// The failure of a statement, with its class.
 fn database(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
+        _ if lacks_index(&error) => StoreError::Full,
         Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full,
         Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Busy,
         _ => StoreError::Database(Arc::new(error)),

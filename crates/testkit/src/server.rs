@@ -36,6 +36,7 @@ pub struct Server {
     listen: SocketAddr,
     _reserved: UdpSocket,
     child: Option<Child>,
+    arguments: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -69,7 +70,25 @@ impl Server {
     pub fn idle(exe: impl AsRef<Path>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("mainstay-test-").tempdir().context("make a temporary directory")?;
         let (listen, reserved) = reserve()?;
-        Ok(Self { exe: exe.as_ref().to_owned(), dir, listen, _reserved: reserved, child: None, env: Vec::new() })
+        Ok(Self {
+            exe: exe.as_ref().to_owned(),
+            dir,
+            listen,
+            _reserved: reserved,
+            child: None,
+            arguments: Vec::new(),
+            env: Vec::new(),
+        })
+    }
+
+    /// Further arguments of `serve` at the next start.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// Listens on all of the host's addresses from the next start on.
+    pub fn listen_everywhere(&mut self) {
+        self.listen.set_ip(Ipv4Addr::UNSPECIFIED.into());
     }
 
     /// Sets or removes a variable in the environment of the next start.
@@ -107,12 +126,16 @@ impl Server {
     }
 
     /// Starts the process; what it gives tells when it is ready, and is closed when it ends.
-    fn spawn(&mut self) -> anyhow::Result<mpsc::Receiver<()>> {
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<mpsc::Receiver<()>> {
         ensure!(self.child.is_none(), "the server is running already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut child = Command::new(&self.exe)
             .args(["serve", "--listen", &self.listen.to_string(), "--data-dir"])
             .arg(self.data_dir())
+            .args(&self.arguments)
             // Shims inherit it, and are found by it.
             .env("MAINSTAY_DATA_DIR", self.data_dir())
             .envs(self.env.iter().map(|(name, value)| (name, value)))

@@ -10,6 +10,7 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use mainstay_runtime::Timestamp;
+use mainstay_runtime::failure::chain_of;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -42,19 +43,31 @@ pub(super) struct Authority {
     key: KeyPair,
 }
 
-/// The names that the server's certificate carries: the listen address, this host's name and the loopback names.
-pub fn server_names(listen: SocketAddr) -> Vec<String> {
+/// The names that the server's certificate carries: the listen address, this host's name, the loopback names, and `more`.
+pub fn server_names(listen: SocketAddr, more: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     if !listen.ip().is_unspecified() {
         names.push(listen.ip().to_string());
     }
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let valid = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if host.len() <= 253 && host.split('.').all(valid) {
-        names.push(host);
-    }
+    names.extend(certificate_name(&rustix::system::uname().nodename().to_string_lossy()));
+    names.extend_from_slice(more);
     normalise(&mut names);
     names
+}
+
+/// A name or an address as a certificate can carry it.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn certificate_name(name: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        letters && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label)) {
+        return Ok(name.to_owned());
+    }
+    Err("must be a DNS name such as box.example.org, or an IP address".to_owned())
 }
 
 impl Authority {
@@ -112,7 +125,11 @@ impl Authority {
         let key = KeyPair::generate().map_err(wrong)?;
         let certificate = params.signed_by(&key, &issuer).map_err(wrong)?.der().clone();
         let pair = Pair { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()) };
-        write_pair(&path, &pair, &key)?;
+        match write_pair(&path, &pair, &key) {
+            // It is as good in memory, and the next start makes another.
+            Err(error) if error.lacks_room() => tracing::warn!(error = chain_of(&error), "the certificate is not kept"),
+            written => written?,
+        }
         Ok(pair)
     }
 

@@ -28,7 +28,7 @@ pub(super) fn read_token(path: &Path) -> Result<Option<Zeroizing<String>>, KeysE
     Ok(config.users.into_iter().find(|user| user.name == "admin").and_then(|user| user.user.token).map(Zeroizing::new))
 }
 
-/// Writes the kubeconfig, 0600, atomically.
+/// Writes the kubeconfig, 0600, atomically; one that is right is left alone, since a full disk has no room for another.
 pub(super) fn write(path: &Path, url: &str, authority_pem: &str, token: &str) -> Result<(), KeysError> {
     let authority = STANDARD.encode(authority_pem);
     // A JSON string is a YAML string too, whatever it holds.
@@ -39,6 +39,9 @@ pub(super) fn write(path: &Path, url: &str, authority_pem: &str, token: &str) ->
          - name: mainstay\n  context:\n    cluster: mainstay\n    user: admin\n    namespace: default\n\
          current-context: mainstay\n"
     ));
+    if files::read(path)?.is_some_and(|there| there.as_slice() == text.as_bytes()) {
+        return Ok(());
+    }
     files::write(path, text.as_bytes())
 }
 

@@ -21,7 +21,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn names() -> Vec<String> {
-    server_names("127.0.0.1:7443".parse().unwrap())
+    server_names("127.0.0.1:7443".parse().unwrap(), &[])
 }
 
 fn token_of(path: &Path) -> String {
@@ -60,6 +60,20 @@ fn the_server_certificate_is_renewed_when_it_is_due_or_names_change() {
     let authority = keys.authority_pem();
     let long_ago = Keys::open_or_create(dir.path(), Timestamp::UNIX_EPOCH + 48.hours()).unwrap();
     assert_eq!(long_ago.authority_pem(), authority, "but is no reason to throw the authority away");
+}
+
+#[test]
+fn names_are_checked_and_each_is_there_once() {
+    let more = ["Box.example.org", "10.1.2.3", "FD00::1", "localhost"].map(str::to_owned);
+    let names = server_names("0.0.0.0:7443".parse().unwrap(), &more);
+    for name in ["127.0.0.1", "::1", "localhost", "box.example.org", "10.1.2.3", "fd00::1"] {
+        assert_eq!(names.iter().filter(|known| *known == name).count(), 1, "{name} in {names:?}");
+    }
+    assert!(!names.contains(&"0.0.0.0".to_owned()), "nobody connects to that");
+    let long = format!("{}.org", "x".repeat(64));
+    for wrong in ["", "a b", "*.example.org", "a..b", "-a", "a-", "box.example.org:7443", "https://x", &long] {
+        assert!(certificate_name(wrong).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]
@@ -132,6 +146,10 @@ fn the_kubeconfig_keeps_its_token_until_it_is_removed() {
     let first = token_of(&path);
     assert_eq!(mode(&path), 0o600);
     assert!(keys.is_admin_token(&first) && !keys.is_admin_token(&first[1..]));
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+    let before = inode();
+    keys.write_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
+    assert_eq!(inode(), before, "what is right is not written again");
 
     let keys = Keys::open_or_create(dir.path(), now()).unwrap();
     keys.write_kubeconfig(&path, "https://127.0.0.1:9999").unwrap();

@@ -21,7 +21,7 @@ fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let keys = Keys::open_or_create(dir.path(), clock.now()).unwrap();
-    let names = server_names("127.0.0.1:0".parse().unwrap());
+    let names = server_names("127.0.0.1:0".parse().unwrap(), &[]);
     let tls = Tls::new(&keys, &names, &clock).unwrap();
     Fixture { keys, tls, names, clock, _dir: dir }
 }

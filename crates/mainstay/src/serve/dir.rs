@@ -38,11 +38,14 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the URL for the command line to find, atomically.
+/// Writes the URL for the command line to find, atomically, if it is not there: a server that was killed leaves its own.
 pub(crate) fn write_endpoint(dir: &Path, url: &str) -> anyhow::Result<()> {
     let (path, temporary) = (endpoint(dir), dir.join("endpoint.new"));
+    if std::fs::read_to_string(&path).is_ok_and(|there| there.trim_end() == url) {
+        return Ok(());
+    }
     let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{url}")?;
+    writeln!(file, "{url}").with_context(|| format!("write {}", temporary.display()))?;
     std::fs::rename(&temporary, &path).with_context(|| format!("write {}", path.display()))
 }
 

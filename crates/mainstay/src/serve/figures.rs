@@ -6,7 +6,27 @@ use mainstay_apiserver::metrics::{Figure, Figures};
 use mainstay_controllers::driver::Metrics;
 
 /// The counters of every controller, by its name.
+#[derive(Clone)]
 pub(super) struct Controllers(pub(super) Vec<(&'static str, Arc<Metrics>)>);
+
+impl Controllers {
+    /// Whether each has seen all that it watches; until then it does not know what there is to do.
+    pub(super) fn ready(&self) -> Result<(), String> {
+        let left = self.0.iter().map(|(name, metrics)| (name, metrics.first_lists.left()));
+        let late: Vec<String> = left
+            .filter(|(_, left)| *left > 0)
+            .map(|(name, left)| format!("{name}: {left} first lists to go"))
+            .collect();
+        if late.is_empty() { Ok(()) } else { Err(late.join(", ")) }
+    }
+
+    /// Waits until each has.
+    pub(super) async fn all_ready(&self) {
+        for (_, metrics) in &self.0 {
+            metrics.first_lists.all().await;
+        }
+    }
+}
 
 impl Figures for Controllers {
     fn read(&self) -> Vec<Figure> {
@@ -32,6 +52,13 @@ impl Figures for Controllers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn controllers_that_watch_nothing_are_ready() {
+        let controllers = Controllers(vec![("one", Arc::default())]);
+        controllers.all_ready().await;
+        assert_eq!(controllers.ready(), Ok(()));
+    }
 
     #[test]
     fn each_controller_is_a_label_of_each_figure() {

@@ -34,7 +34,7 @@ pub(crate) async fn raise_fence(store: &dyn Store, counter: &str, dir: &Path) ->
 }
 
 /// Starts the node agent of this machine, and lets the API server reach its logs.
-pub(crate) async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()> {
+pub(crate) async fn start(base: &Base, server: &ApiServer, fence: u64) -> anyhow::Result<()> {
     let support = probe();
     let isolation = support.isolation();
     tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
@@ -50,7 +50,7 @@ pub(crate) async fn start(base: &Base, server: &ApiServer) -> anyhow::Result<()>
         exe: std::env::current_exe().context("find this program")?,
         tasks: base.tasks.clone(),
         clock: base.clock.clone(),
-        fence: base.fence,
+        fence,
         isolation,
         support,
         sandboxes: Arc::new(Shims),

@@ -53,6 +53,40 @@ fn the_local_server_is_found_and_a_strangers_is_refused() {
     assert!(run(&server, &format!("get pods --server {url}")).failed(5).contains("certificate"));
 }
 
+/// A server that listens everywhere names an address that can be reached, and answers to the names that it was given, as
+/// long as it is given them.
+#[test]
+fn a_server_that_listens_everywhere_is_reached_and_known_by_its_names() {
+    let mut server = Server::idle(EXE).unwrap();
+    server.listen_everywhere();
+    server.set_arguments(&["--tls-name", "box.example", "--tls-name", "10.9.8.7"]);
+    server.restart().unwrap();
+    let url = server.url().unwrap();
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+    assert!(run(&server, "get namespaces -o name").ok().contains("namespace/default\n"));
+    let mut local = Command::new(EXE);
+    local.args(["get", "namespaces", "-o", "name"]).env_clear().env("MAINSTAY_DATA_DIR", server.data_dir());
+    assert!(finish(local, "").ok().contains("namespace/default\n"));
+    let named = |server: &Server, name: &str| {
+        let text = std::fs::read_to_string(server.kubeconfig()).unwrap();
+        let file = server.scratch().join("named.kubeconfig");
+        std::fs::write(&file, text.replace("    server:", &format!("    tls-server-name: {name}\n    server:")))
+            .unwrap();
+        run(server, &format!("get namespaces -o name --kubeconfig {}", file.display()))
+    };
+    for name in ["localhost", "box.example", "10.9.8.7"] {
+        assert!(named(&server, name).ok().contains("namespace/default\n"), "{name}");
+    }
+    assert!(named(&server, "other.example").failed(5).contains("certificate"));
+    server.stop().unwrap();
+    server.set_arguments(&["--tls-name", "other.example"]);
+    server.restart().unwrap();
+    named(&server, "other.example").ok();
+    assert!(named(&server, "box.example").failed(5).contains("certificate"));
+    let wrong = finish(server.command(&["serve", "--tls-name", "box.example:7443"]), "").failed(2);
+    assert!(wrong.contains("must be a DNS name"), "{wrong}");
+}
+
 #[test]
 fn status_and_completion_answer() {
     let server = server();

@@ -17,6 +17,10 @@ use crate::error::StoreError;
 const INHERITED: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
+/// A file that only takes room, and how much: what opening takes when the disk is full, for the log's index (32 KiB), and
+/// too little for a write.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 36 << 10;
 
 /// Makes the directory and its database file if they are missing, and locks it until the returned file is dropped.
 pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
@@ -35,6 +39,23 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
         File::open(named).and_then(|named| named.sync_all()).map_err(failed)?;
     }
     Ok(held)
+}
+
+/// Takes the reserve, if there is room: without it a store that was closed well cannot be opened on a full disk.
+pub(super) fn keep_reserve(dir: &Path) {
+    let path = dir.join(RESERVE);
+    if std::fs::metadata(&path).is_ok_and(|there| there.len() == RESERVE_BYTES as u64) {
+        return;
+    }
+    let written = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+    if written.and_then(|mut file| file.write_all(&vec![0; RESERVE_BYTES])).is_err() {
+        release_reserve(dir);
+    }
+}
+
+/// Gives the reserve back to the file system; tells whether there was one.
+pub(super) fn release_reserve(dir: &Path) -> bool {
+    std::fs::remove_file(dir.join(RESERVE)).is_ok()
 }
 
 /// Takes the lock, if no process that lives has it.

@@ -68,14 +68,17 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Connection, StoreEr
     if version > known {
         return Err(StoreError::NewerSchema { found: version, known });
     }
-    prepare(&connection, options).map_err(database)?;
+    prepare(&connection, options, version == 0).map_err(database)?;
     migrate(&mut connection, version).map_err(database)?;
     Ok(connection)
 }
 
-fn prepare(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
+fn prepare(connection: &Connection, options: &Options, fresh: bool) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    if fresh {
+        // It stays, and saying it again is a write, for which a full disk has no room.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;

@@ -17,7 +17,7 @@ use super::chores::{Chores, Done, IDLE_SLICE};
 use super::queue::{Found, Job, Queue};
 use super::sessions::Sessions;
 use super::work::{Answer, Work};
-use super::{Options, database};
+use super::{Options, database, lacks_index};
 use crate::error::StoreError;
 use crate::hub::Hub;
 
@@ -298,8 +298,7 @@ impl Writer {
 fn survivable(error: rusqlite::Error) -> StoreError {
     let Some(sqlite) = error.sqlite_error() else { return StoreError::Database(Arc::new(error)) };
     match sqlite.code {
-        // The shared index of the log could not grow; it is not data.
-        _ if sqlite.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full,
+        _ if lacks_index(&error) => StoreError::Full,
         ErrorCode::DiskFull => StoreError::Full,
         ErrorCode::DatabaseBusy => StoreError::Busy,
         ErrorCode::OutOfMemory => StoreError::Database(Arc::new(error)),

@@ -55,6 +55,40 @@ fn stuff(file: &Path) {
     while file.write_all(&[0; 4_096]).is_ok() {}
 }
 
+/// A store that was closed well has given its log back; what opening takes of it is there all the same.
+async fn reopens_on_a_full_disk(data: &Path, stuffing: &Path, written: u64) {
+    // The log goes with the last connection, if that is the writer's.
+    drop(open(data));
+    assert!(!data.join("state.db-wal").exists());
+    stuff(stuffing);
+    let store = open(data);
+    assert_eq!((store.revision().0, store.stats().objects), (written, written));
+    // The last corners are used up, also in the log; so what is left is what a kill leaves.
+    let mut raised = 0;
+    while let Ok(fence) = store.raise("fence").await {
+        raised += 1;
+        assert!(fence == raised && fence < 1_000);
+    }
+    assert!(matches!(store.ready(), Err(StoreError::Full)));
+    assert_eq!(store.messages("s", 0, 1).await.unwrap().last, 0);
+    drop(store);
+    let store = open(data);
+    assert_eq!((store.revision().0, store.stats().objects), (written, written));
+    assert!(matches!(store.raise("fence").await, Err(StoreError::Full)));
+    std::fs::remove_file(stuffing).unwrap();
+    let next = async {
+        loop {
+            match store.raise("fence").await {
+                Ok(fence) => return fence,
+                Err(StoreError::Full) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(20), next).await.unwrap(), raised + 1);
+    store.close().await;
+}
+
 /// In the child, which has mounts of its own: fills a small file system, and makes room again.
 #[tokio::test]
 async fn on_a_small_file_system() {
@@ -77,7 +111,7 @@ async fn on_a_small_file_system() {
     assert_eq!(object.revision.0, written + 1);
     store.close().await;
     drop(store);
-    assert_eq!(open(&data).revision().0, written + 1);
+    reopens_on_a_full_disk(&data, &dir.join("stuffing"), written + 1).await;
     println!("ack recovered");
 }
 
