@@ -281,16 +281,23 @@ pub(crate) fn unreadable(parent: &Value, path: &str, error: &serde_json::Error) 
 }
 
 fn check_status(new: &Value, old: &Value) -> Vec<FieldError> {
-    let phase_of = |object: &Value| object["status"]["phase"].as_str().and_then(Phase::parse);
-    let (Some(after), Some(before)) = (phase_of(new), phase_of(old)) else { return Vec::new() };
-    if before.may_become(after) {
-        return Vec::new();
+    // A status that is absent is one that begins.
+    let phase_of = |object: &Value| object["status"]["phase"].as_str().and_then(Phase::parse).unwrap_or_default();
+    let (after, before) = (phase_of(new), phase_of(old));
+    let mut errors = Vec::new();
+    if !before.may_become(after) {
+        let detail = format!("a session that is {before} may not become {after}");
+        errors.push(FieldError::invalid("status.phase", quoted(after.as_str()), detail));
     }
-    vec![FieldError::invalid(
-        "status.phase",
-        quoted(after.as_str()),
-        format!("a session that is {before} may not become {after}"),
-    )]
+    // A run that was started would be started again if it were forgotten.
+    for name in ["run", "attempts"] {
+        let number_of = |object: &Value| object["status"][name].as_u64().unwrap_or(0);
+        if number_of(new) < number_of(old) {
+            let detail = format!("it may not fall from {}", number_of(old));
+            errors.push(FieldError::invalid(format!("status.{name}"), number_of(new), detail));
+        }
+    }
+    errors
 }
 
 #[cfg(test)]

@@ -131,3 +131,23 @@ fn a_forbidden_move_is_refused() {
     );
     assert!(check_status(&at("Completed"), &at("Running")).is_empty());
 }
+
+#[test]
+fn a_status_is_not_forgotten() {
+    let ran = json!({ "status": { "phase": "Running", "run": 2, "attempts": 1 } });
+    let told = |new: Value| check_status(&new, &ran).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = [
+        "status.phase: Invalid value: \"Pending\": a session that is Running may not become Pending",
+        "status.run: Invalid value: 0: it may not fall from 2",
+        "status.attempts: Invalid value: 0: it may not fall from 1",
+    ];
+    assert_eq!(told(json!({})), all);
+    assert_eq!(told(json!({ "status": null })), all);
+    assert_eq!(
+        told(json!({ "status": { "phase": "Running", "run": 1, "attempts": 1 } })),
+        ["status.run: Invalid value: 1: it may not fall from 2"]
+    );
+    assert!(told(ran.clone()).is_empty());
+    let fresh = json!({ "status": { "phase": "Running" } });
+    assert_eq!(check_status(&fresh, &json!({})).len(), 1, "the first status begins at the beginning");
+}

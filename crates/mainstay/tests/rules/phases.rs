@@ -51,6 +51,10 @@ async fn only_settled_moves(world: &World, name: &str, from: Phase) {
     }
     let (code, _) = world.refused("PATCH", &status, &json!({ "status": { "phase": "Sleeping" } })).await;
     assert_eq!(code, 422);
+    if from != Phase::Pending {
+        let (code, why) = world.refused("PATCH", &status, &json!({ "status": null })).await;
+        assert!(code == 422 && (why.contains("status.phase") || why.contains("status.run")), "{from}: {code} {why}");
+    }
     let now: Value = world.get(&path("sessions", name)).await.unwrap();
     assert_eq!(now["status"]["phase"], from.as_str(), "it has not moved");
 }
