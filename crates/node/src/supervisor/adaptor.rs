@@ -78,6 +78,9 @@ impl Adaptor for StreamJson {
         match serde_json::from_str::<Value>(line) {
             Ok(event) if event.is_object() && stream == "stdout" => {
                 let ends_turn = event.get("type").and_then(Value::as_str) == Some("result");
+                if is_deeper_than(MAX_EVENT_DEPTH, &event) {
+                    return Outgoing { ends_turn, ..plain(stream, line) };
+                }
                 Outgoing { kind: "event", text: text_of(&event), data: event, ends_turn }
             }
             _ => plain(stream, line),
@@ -128,6 +131,21 @@ fn type_of_beginning(json: &str) -> Option<String> {
     found
 }
 
+/// An event nested deeper travels as the text that it came as: the API takes 64 levels of JSON, the message around it
+/// included.
+const MAX_EVENT_DEPTH: usize = 48;
+
+fn is_deeper_than(levels: usize, value: &Value) -> bool {
+    let within = |mut parts: Box<dyn Iterator<Item = &Value> + '_>| {
+        levels == 0 || parts.any(|part| is_deeper_than(levels - 1, part))
+    };
+    match value {
+        Value::Array(parts) => within(Box::new(parts.iter())),
+        Value::Object(parts) => within(Box::new(parts.values())),
+        _ => false,
+    }
+}
+
 /// What a person would read of an event.
 fn text_of(event: &Value) -> String {
     let found = ["/text", "/result", "/message/content", "/content", "/delta/text", "/message"]
@@ -154,6 +172,16 @@ mod tests {
         assert_eq!((got.kind, got.ends_turn), ("agent", false));
         assert_eq!(got.data, json!({ "stream": "stderr" }));
         assert_eq!(adaptor.input("hello"), b"hello\n");
+    }
+
+    #[test]
+    fn an_event_nested_too_deeply_for_the_api_travels_as_text() {
+        let adaptor = adaptor(launch::Adaptor::StreamJson);
+        let nested = |levels: usize| format!(r#"{{"type":"result","x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        let (fits, deep) = (nested(47), nested(48));
+        assert_eq!(adaptor.output("stdout", &fits).kind, "event");
+        let got = adaptor.output("stdout", &deep);
+        assert_eq!((got.kind, got.text.as_str(), got.ends_turn), ("agent", deep.as_str(), true));
     }
 
     #[test]
