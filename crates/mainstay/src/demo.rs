@@ -177,6 +177,10 @@ async fn converse(
         };
         show_message(&message);
         let event = &message["data"];
+        // The supervisor's last word, after all of the agent's.
+        if event["event"] == "exited" {
+            break;
+        }
         let Some(step) = event["step"].as_u64() else { continue };
         timeline.first_message.get_or_insert_with(Instant::now);
         ensure!(step == steps + 1, "step {step} of the agent came after step {steps}");
@@ -187,7 +191,6 @@ async fn converse(
         match event["type"].as_str() {
             Some("question") => answer(stage).await?,
             Some("patch") => patch = event["patch"].as_str().map(str::to_owned),
-            Some("result") => break,
             _ => {}
         }
     }
