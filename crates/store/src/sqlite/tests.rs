@@ -30,8 +30,8 @@ impl Fixture for Directory {
     }
 }
 
-/// Copies the files under a store that works on them: what a kill in this moment leaves. (What a loss of power leaves is
-/// shown by a test of its own, since here nothing is ever synced.)
+/// Copies the files under a store that works on them: what a kill in this moment leaves. (What a loss of power leaves, where
+/// only what was synced counts, is shown by a test of the store's public interface.)
 ///
 /// A reader holds the log meanwhile: it is not begun anew, so whatever is copied from it into the database while that is
 /// read here is also in the log, which is read after it. Its end may be torn, as in a crash.

@@ -41,3 +41,13 @@ pub(crate) fn finish(mut child: Child) -> (Vec<String>, String, ExitStatus) {
 pub(crate) fn dir() -> Option<std::path::PathBuf> {
     std::env::var_os(DIR).map(Into::into)
 }
+
+/// Makes a library of this C source, for a child that loads it before any other.
+pub(crate) fn library(source: &str, dir: &Path) -> std::path::PathBuf {
+    let (file, library) = (dir.join("preload.c"), dir.join("preload.so"));
+    std::fs::write(&file, source).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &file]).arg("-ldl").output();
+    let done = built.as_ref().is_ok_and(|built| built.status.success());
+    assert!(done, "this test needs a C compiler named cc, as linking Rust programs does: {built:?}");
+    library
+}

@@ -55,8 +55,8 @@ async fn write_for_ever(store: &SqliteStore, task: usize) {
 
 /// What was acknowledged over all rounds.
 #[derive(Default)]
-struct Ledger {
-    objects: BTreeMap<u64, String>,
+pub(crate) struct Ledger {
+    pub(crate) objects: BTreeMap<u64, String>,
     messages: BTreeMap<String, u64>,
     rows: BTreeMap<String, u64>,
     floor: u64,
@@ -64,7 +64,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn note(&mut self, line: &str) {
+    pub(crate) fn note(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["object", revision, kind, value, key] => {
@@ -87,7 +87,7 @@ impl Ledger {
         }
     }
 
-    async fn check(&self, dir: &Path) {
+    pub(crate) async fn check(&self, dir: &Path) {
         let store = open(dir);
         let history = whole_history(&store).await;
         let newest = store.revision().0;

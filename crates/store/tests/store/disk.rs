@@ -143,15 +143,6 @@ int fsync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fsy
 int fdatasync(int fd) { return failing() ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
 "#;
 
-fn compile(dir: &Path) -> std::path::PathBuf {
-    let (source, library) = (dir.join("sync.c"), dir.join("sync.so"));
-    std::fs::write(&source, SYNC_FAILS).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").output();
-    let done = built.as_ref().is_ok_and(|built| built.status.success());
-    assert!(done, "this test needs a C compiler named cc, as linking Rust programs does: {built:?}");
-    library
-}
-
 /// In the child: writes, then the disk fails, then writes again.
 #[tokio::test]
 async fn on_a_failing_disk() {
@@ -168,7 +159,7 @@ async fn on_a_failing_disk() {
 #[tokio::test]
 async fn a_failed_sync_stops_the_process_and_acknowledges_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let library = compile(dir.path());
+    let library = child::library(SYNC_FAILS, dir.path());
     let began = Instant::now();
     let mut command = child::command("disk::on_a_failing_disk", dir.path());
     command.env("LD_PRELOAD", library).env("MAINSTAY_TEST_SYNC_FAILS", dir.path().join("trigger"));

@@ -12,4 +12,5 @@ mod child;
 mod compaction;
 mod crash;
 mod disk;
+mod power;
 mod support;
