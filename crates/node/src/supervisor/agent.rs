@@ -8,7 +8,9 @@ use std::io::{self, Write};
 use std::process::Stdio;
 
 use mainstay_node_sys::process::{Spawn, kill_all_but_init, spawn};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, wait, waitid,
+};
 use tokio::net::unix::pipe;
 
 use crate::launch::Launch;
@@ -59,17 +61,15 @@ impl Agent {
 
     /// Reaps what has ended; the agent process's own ending, once.
     pub(crate) fn reap(&self) -> Option<Ending> {
-        let mut ending = None;
-        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // As long as it is not reaped, its process group's number is its own.
-        if !self.is_init && matches!(waitid(WaitId::Pid(self.pid), ended | WaitIdOptions::NOWAIT), Ok(Some(_))) {
+        if !self.is_init && matches!(waitid(WaitId::Pid(self.pid), ended), Ok(Some(_))) {
             kill_process_group(self.pid, Signal::KILL).ok();
         }
-        if let Ok(Some(status)) = waitid(WaitId::Pid(self.pid), ended) {
-            ending = Some((status.exit_status(), status.terminating_signal()));
-        }
-        while let Ok(Some(_)) = waitid(WaitId::All, ended) {}
-        ending
+        ending_of(self.pid, || {
+            let (pid, status) = wait(WaitOptions::NOHANG).ok()??;
+            Some((pid, (status.exit_status(), status.terminating_signal())))
+        })
     }
 
     /// Asks the agent process and its group to end. Not called once it was reaped.
@@ -92,6 +92,18 @@ impl Agent {
     }
 }
 
+/// The agent process's ending among those of all that have ended. It may end at any moment of this, so whoever is reaped
+/// is looked at: nobody tells of an ending twice.
+fn ending_of(agent: Pid, mut next_ended: impl FnMut() -> Option<(Pid, Ending)>) -> Option<Ending> {
+    let mut ending = None;
+    while let Some((pid, how)) = next_ended() {
+        if pid == agent {
+            ending = Some(how);
+        }
+    }
+    ending
+}
+
 fn score(file: Option<&File>, value: &[u8]) {
     if let Some(mut file) = file {
         file.write_all(value).ok();
@@ -107,4 +119,28 @@ fn piped() -> io::Result<([Stdio; 3], Option<Pipes>)> {
         output: [pipe::Receiver::from_owned_fd(out_read.into())?, pipe::Receiver::from_owned_fd(err_read.into())?],
     };
     Ok(([in_read.into(), out_write.into(), err_write.into()], Some(pipes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that ended while others were reaped was reaped as one of them, and its sandbox never ended.
+    #[test]
+    fn the_agents_ending_is_noticed_whenever_it_comes() {
+        let pid = |raw| Pid::from_raw(raw).unwrap();
+        let [agent, orphan, other] = [7, 8, 9].map(pid);
+        let ended = |all: &[(Pid, Ending)]| {
+            let mut all = all.iter().copied();
+            let ending = ending_of(agent, || all.next());
+            assert_eq!(all.next(), None, "all are reaped");
+            ending
+        };
+        let (well, killed) = ((Some(0), None), (None, Some(9)));
+        assert_eq!(ended(&[]), None);
+        assert_eq!(ended(&[(orphan, well), (other, killed)]), None);
+        for all in [[(agent, killed), (orphan, well)], [(orphan, well), (agent, killed)]] {
+            assert_eq!(ended(&all), Some(killed));
+        }
+    }
 }
