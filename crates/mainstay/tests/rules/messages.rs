@@ -111,6 +111,8 @@ async fn old_messages_go_and_leave_an_explicit_gap() {
     assert!((90_000..=100_000).contains(&(last - to)), "{} of {last} are kept", last - to);
     let after = world.messages("s", &format!("after={}", last - 1)).await;
     assert_eq!(after.len(), 1, "a reader of what is kept sees no gap: {after:?}");
+    // The prompt has a name that the platform gave it; a user's message of that name is another.
+    assert_eq!(world.send("s", "prompt-1", "mine").await, last + 1);
     // An id is remembered as long as its message.
     let again = json!({ "messages": [{ "id": format!("m{}", sent - 1), "type": "user", "text": "x" }] });
     assert_eq!(
