@@ -63,7 +63,10 @@ fn every_output_format_is_understood() {
     assert_eq!(kubectl.run("get proj web -o go-template={{.spec.displayName}}").ok(), "Web");
     let labels = kubectl.run("get proj -L team --show-labels").ok();
     assert!(labels.lines().next().unwrap().ends_with("TEAM   LABELS") && labels.contains("team=a"), "{labels}");
-    assert!(kubectl.run("get --raw /readyz?verbose").ok().contains("[+]store ok"));
+    let ready = kubectl.run("get --raw /readyz?verbose").ok();
+    for part in ["store", "rights", "controllers", "node-agent"] {
+        assert!(ready.contains(&format!("[+]{part} ok")), "{ready}");
+    }
 }
 
 #[test]
