@@ -106,6 +106,7 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
+    /// R10.
     #[test]
     fn tokens_are_renewed_from_half_life_and_at_the_start() {
         let started: Timestamp = "2026-01-01T01:00:00.5Z".parse().unwrap();

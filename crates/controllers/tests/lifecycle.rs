@@ -110,6 +110,7 @@ async fn a_pod_that_is_deleted_by_hand_stays_until_it_is_judged() {
 }
 
 /// A Pod is not held for a session that is gone, however that went.
+/// R45.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_pod_stays_for_a_session_that_is_gone() {
     let server = Server::start().await;
@@ -172,6 +173,7 @@ async fn a_projects_limits_act_on_sessions_that_run() {
     assert_eq!(server.get(&held).await.unwrap()["status"]["phase"], "Running", "it has a limit of its own");
 }
 
+/// R39.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_namespace_is_left_alone() {
     let server = Server::start().await;

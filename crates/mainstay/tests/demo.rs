@@ -85,6 +85,7 @@ fn an_ordinary_user_sees_it_too() {
 }
 
 /// Without user namespaces there is no isolation for an ordinary user; plain processes would be none.
+/// R50.
 #[test]
 fn an_ordinary_user_without_user_namespaces_is_told_so_and_nothing_runs() {
     let place = scratch();

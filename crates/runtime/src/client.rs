@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(told, "the server answered with status 500");
     }
 
+    /// R16.
     #[test]
     fn answers_are_classed_by_status_and_reason() {
         for (code, reason, class) in [
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(bounded(silent).await.unwrap_err().class(), Class::Indeterminate);
     }
 
+    /// R21.
     #[tokio::test(start_paused = true)]
     async fn a_bounded_client_does_not_wait_for_ever() {
         let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {

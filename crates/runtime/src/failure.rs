@@ -197,6 +197,7 @@ mod tests {
         }
     }
 
+    /// R16, R37.
     #[test]
     fn a_failure_keeps_class_and_cause() {
         let failure = Err::<(), _>(Gone).doing("stop pod").doing("reconcile session").unwrap_err();

@@ -50,6 +50,7 @@ pub const fn status_of_class(class: Class) -> u16 {
 mod tests {
     use super::*;
 
+    /// R16.
     #[test]
     fn every_error_status_has_a_class_and_no_success_has() {
         assert_eq!(class_of_status(200, None), None);

@@ -81,6 +81,7 @@ impl Tasks {
 mod tests {
     use super::*;
 
+    /// R23.
     #[tokio::test(start_paused = true)]
     async fn an_essential_task_that_panics_stops_the_others() {
         let tasks = Tasks::new();
@@ -90,6 +91,7 @@ mod tests {
         assert!(tasks.shutdown(Duration::from_secs(1)).await.is_ok());
     }
 
+    /// R23.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_does_not_end_is_counted() {
         let tasks = Tasks::new();

@@ -149,6 +149,7 @@ mod tests {
         json!({ "spec": { "containers": [container], "volumes": [{ "name": "w", "emptyDir": {} }] } })
     }
 
+    /// R28.
     #[test]
     fn what_is_not_enforced_is_refused_by_name() {
         for (container, expected) in [

@@ -204,6 +204,7 @@ fn a_branch_says_which_fields_there_are() {
     assert!(open.prune(&mut object()).is_empty());
 }
 
+/// R28.
 #[test]
 fn what_could_not_be_enforced_is_not_compiled() {
     for schema in [

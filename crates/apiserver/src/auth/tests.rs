@@ -94,6 +94,7 @@ async fn nobody_acts_as_somebody_else() {
     }
 }
 
+/// R30.
 #[test]
 fn only_health_and_version_are_open() {
     for path in ["/livez", "/readyz", "/healthz", "/version"] {

@@ -112,6 +112,7 @@ fn attributes(text: &str) -> Attributes<'_> {
     Attributes { verb, group, resource, subresource, namespace, name, path: "" }
 }
 
+/// R49.
 #[tokio::test]
 async fn nobody_may_do_anything_without_a_rule_but_what_everyone_may() {
     let fixture = fixture().await;

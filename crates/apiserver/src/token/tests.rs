@@ -111,6 +111,7 @@ async fn a_good_token_says_who_it_speaks_for() {
     assert_ne!(plain, fixture.token(json!({})).await, "each has an id of its own");
 }
 
+/// R42.
 #[tokio::test(start_paused = true)]
 async fn forged_tokens_are_refused() {
     let fixture = fixture();

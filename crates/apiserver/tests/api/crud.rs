@@ -86,6 +86,7 @@ async fn finalizers_of_a_namespace_are_the_servers() {
 }
 
 /// Creates race the deletion of their namespace: what was stored was stored before the deletion began.
+/// R4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_comes_into_a_namespace_whose_deletion_has_begun() {
     let api = Harness::new().await;

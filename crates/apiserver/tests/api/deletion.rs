@@ -14,6 +14,7 @@ async fn delete(api: &Harness, path: &str, options: Value) -> crate::harness::An
     api.call("DELETE", path, "application/json", options.to_string()).await
 }
 
+/// R27.
 #[tokio::test]
 async fn finalizers_hold_an_object_and_only_go() {
     let api = Harness::new().await;

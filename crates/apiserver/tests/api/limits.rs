@@ -27,6 +27,7 @@ async fn watches_are_counted_for_each_and_for_all() {
     let _third = api.lines(&configmaps("?watch=1")).await;
 }
 
+/// R51.
 #[tokio::test]
 async fn a_right_that_is_withdrawn_ends_the_watch() {
     let api = Harness::with(Limits { recheck: Duration::from_millis(50), ..Limits::default() }).await;

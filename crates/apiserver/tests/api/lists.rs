@@ -29,6 +29,7 @@ async fn pages(api: &Harness, query: &str) -> (Vec<String>, usize) {
     }
 }
 
+/// R9.
 #[tokio::test]
 async fn pages_show_one_snapshot() {
     let api = Harness::new().await;

@@ -94,6 +94,7 @@ async fn senders_speak_for_themselves_only() {
 }
 
 /// What an id is worth depends on who gave it: a user's that looks like the supervisor's, or like the prompt's, is neither.
+/// R46.
 #[tokio::test]
 async fn nobodys_id_is_taken_for_anothers() {
     let api = Harness::new().await;
@@ -167,6 +168,7 @@ async fn who_sends_too_fast_is_told_when_to_come_back_and_holds_up_nobody_else()
     assert_eq!(texts(&api, "").await.len(), 3);
 }
 
+/// R47.
 #[tokio::test]
 async fn followers_see_each_message_once_and_in_order() {
     let api = Harness::new().await;

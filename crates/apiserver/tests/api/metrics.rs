@@ -93,6 +93,7 @@ impl Figures for Two {
     }
 }
 
+/// R24, R26.
 #[tokio::test]
 async fn metrics_are_well_formed_and_their_labels_bounded() {
     let api = Harness::new().await;

@@ -48,6 +48,7 @@ pub(crate) async fn exchange(api: &Harness, address: SocketAddr, request: &str) 
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// R30.
 #[tokio::test]
 async fn over_tls_only_the_open_paths_need_no_token() {
     let api = Harness::new().await;
@@ -74,6 +75,7 @@ async fn a_peer_that_never_finishes_its_head_is_cut_off() {
     tokio::time::timeout(PATIENCE, silent.read_to_end(&mut nothing)).await.unwrap().ok();
 }
 
+/// R21.
 #[tokio::test]
 async fn stopping_ends_watches_and_drains() {
     let api = Harness::new().await;

@@ -44,6 +44,7 @@ fn ready() -> Observed {
     Observed { namespace: Some(namespace("p-1", false)), has_account: true, ..Observed::default() }
 }
 
+/// R2.
 #[test]
 fn a_project_gets_the_namespace_of_its_name() {
     assert_eq!(words(&project(&json!({})), &Observed::default()), "CreateNamespace; CreateAccount; Active Active; ");
@@ -63,6 +64,7 @@ fn a_foreign_namespace_is_never_adopted() {
     assert_eq!(words(&deleting, &taken), "RemoveFinalizer; ", "R39: nor deleted");
 }
 
+/// R27.
 #[test]
 fn what_is_as_it_should_be_is_left_alone() {
     let condition =

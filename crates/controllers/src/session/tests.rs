@@ -73,6 +73,7 @@ fn check(name: &str, session: &Session, observed: &Observed, expected: &str) {
     assert_eq!(words(session, observed, now()), expected, "{name}");
 }
 
+/// R32.
 #[test]
 fn a_pending_session_gets_its_prompt_and_its_pod() {
     let pending = |changes: &Value| session(Phase::Pending, changes);
@@ -108,6 +109,7 @@ fn a_pending_session_gets_its_prompt_and_its_pod() {
     check("R18: what it names is not there", &pending(&json!({})), &observed, "Failed AgentNotFound 1, wait");
 }
 
+/// R38.
 #[test]
 fn a_live_session_is_judged_by_its_pod() {
     for phase in [Phase::Creating, Phase::Running] {
@@ -158,6 +160,7 @@ fn a_deleted_pod_goes_once_its_end_is_judged() {
     check("held by others", &stopping, &released, "Stopped User 1, wait");
 }
 
+/// R29.
 #[test]
 fn limits_act_when_they_are_due_and_not_before() {
     let ready = with(PodView { ready: true, ..pod() });
@@ -231,6 +234,7 @@ fn a_run_lives_no_longer_than_its_sandbox_was_given() {
     assert_eq!(super::status::next(&again, &Change::Pending, now()).timeout, None);
 }
 
+/// R38.
 #[test]
 fn a_stop_keeps_its_reason_and_waits_for_the_pod() {
     let stopping = |reason: &str| session(Phase::Stopping, &json!({ "status": { "stoppedReason": reason } }));
@@ -245,6 +249,7 @@ fn a_stop_keeps_its_reason_and_waits_for_the_pod() {
     check("never began", &late, &Observed::default(), "Failed CreationDeadlineExceeded 1, wait");
 }
 
+/// R14.
 #[test]
 fn what_ended_is_begun_again_only_as_a_new_run() {
     for phase in [Phase::Stopped, Phase::Completed, Phase::Failed] {
@@ -334,6 +339,7 @@ fn a_pod_is_made_of_session_agent_and_project() {
     assert_eq!((rules.check)(&pod, None), [], "the API accepts it");
 }
 
+/// R29.
 #[tokio::test(start_paused = true)]
 async fn limits_of_time_do_not_notice_that_somebody_sets_the_clock() {
     for hours in [2, -2] {

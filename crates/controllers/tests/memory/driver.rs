@@ -132,6 +132,7 @@ async fn a_driver_tells_when_each_of_its_watches_has_listed() {
 }
 
 /// The issue's own test: a key that always fails makes at most 8 attempts in 60 s while its status is being written.
+/// R1.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_always_fails_is_tried_rarely_while_its_status_is_written() {
     let mut bench = Bench::start(Class::TRANSIENT, true, 0, Next::AwaitChange);
@@ -174,6 +175,7 @@ async fn a_related_change_cuts_a_back_off_short() {
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
 }
 
+/// R20.
 #[tokio::test(start_paused = true)]
 async fn a_terminal_failure_is_told_at_once_and_waits_for_a_new_generation() {
     let mut bench = Bench::start(Class::Terminal(Reason::Invalid), true, 0, Next::AwaitChange);
@@ -188,6 +190,7 @@ async fn a_terminal_failure_is_told_at_once_and_waits_for_a_new_generation() {
     bench.until(|bench| bench.condition("a").is_some_and(|(status, ..)| status == "True")).await;
 }
 
+/// R12.
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_one_keys_failure() {
     let mut bench = Bench::start(Class::TRANSIENT, false, 2, Next::AwaitChange);
@@ -199,6 +202,7 @@ async fn a_panic_is_one_keys_failure() {
 }
 
 /// A bug that stays is told like any other failure, with its Event, and taken back once it is gone.
+/// R12.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_goes_on_panicking_is_told() {
     let mut bench = Bench::start(Class::TRANSIENT, false, 7, Next::AwaitChange);
@@ -310,6 +314,7 @@ async fn a_gap_in_the_watch_is_healed_by_a_list() {
     assert!(began.elapsed() < Duration::from_secs(1), "the watch is live again");
 }
 
+/// R12.
 #[tokio::test(start_paused = true)]
 async fn a_list_that_fails_at_first_is_repeated() {
     let api = FakeApi::new();

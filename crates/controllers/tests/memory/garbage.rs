@@ -52,6 +52,7 @@ async fn settle() {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
+/// R7.
 #[tokio::test(start_paused = true)]
 async fn dependents_go_when_all_their_owners_are_gone() {
     let api = FakeApi::new();
@@ -153,6 +154,7 @@ async fn owners_that_cannot_be_judged_keep_their_dependents() {
 }
 
 /// The collector lives as long as the server: what it has looked at must not stay with it.
+/// R36.
 #[tokio::test(start_paused = true)]
 async fn what_was_looked_at_is_forgotten() {
     let api = FakeApi::new();

@@ -11,6 +11,7 @@ fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
 
+/// R35.
 #[test]
 fn every_verb_has_examples() {
     for verb in Cli::command().get_subcommands() {

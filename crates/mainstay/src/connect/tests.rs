@@ -67,6 +67,7 @@ async fn a_write_that_may_have_been_carried_out_is_not_repeated() {
     assert_eq!(script.asked().len(), 1);
 }
 
+/// R41.
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_where_it_ended_and_tells_of_gaps() {
     let script = Script::of(&[
@@ -85,6 +86,7 @@ async fn a_watch_goes_on_where_it_ended_and_tells_of_gaps() {
     assert_eq!(revisions, ["3", "9", "9", "10"]);
 }
 
+/// R9.
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_at_its_deadline() {
     let list = json!({"items": [], "metadata": {"resourceVersion": "1"}}).to_string();

@@ -24,6 +24,7 @@ fn r6_created_configured_and_unchanged_are_true() {
     assert!(apply(&server, &exported).ok().lines().all(|line| line.ends_with(" unchanged")), "{exported}");
 }
 
+/// R5.
 #[test]
 fn a_credentials_token_is_expanded_sent_and_never_shown() {
     let server = server();
@@ -46,6 +47,7 @@ fn a_credentials_token_is_expanded_sent_and_never_shown() {
     assert!(!server.log_text().contains("s3cret"), "{}", server.log_text());
 }
 
+/// R22.
 #[test]
 fn one_failure_does_not_stop_the_others_and_has_its_place() {
     let server = server();
@@ -72,6 +74,7 @@ fn one_failure_does_not_stop_the_others_and_has_its_place() {
     assert!(apply(&server, cluster).failed(2).contains("is not in any namespace"));
 }
 
+/// R2.
 #[test]
 fn a_project_and_what_is_in_it_go_in_one_manifest() {
     let server = server();

@@ -44,6 +44,7 @@ async fn every_fault_point_is_passed_by_the_sessions_lives() -> anyhow::Result<(
     Ok(())
 }
 
+/// R33.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_sessions_live_whole_lives_while_the_server_is_killed() -> anyhow::Result<()> {
     let since = Instant::now();

@@ -27,6 +27,7 @@ fn end_of(point: Point) -> (Phase, &'static str, std::ops::RangeInclusive<u64>) 
     }
 }
 
+/// R14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shim_may_die_at_each_of_its_steps() -> anyhow::Result<()> {
     let points: Vec<Point> = Point::ALL.iter().copied().filter(|point| point.is_shims()).collect();

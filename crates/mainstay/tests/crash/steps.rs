@@ -52,6 +52,7 @@ fn faults(seed: &mut Seed, verb: &str, hits: &BTreeMap<String, u64>, points: imp
     faults
 }
 
+/// R34.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_may_fail() -> anyhow::Result<()> {
     let mut seed = Seed::fresh("failing steps");
@@ -64,6 +65,7 @@ async fn each_step_may_fail() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// R34.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_action_may_be_repeated() -> anyhow::Result<()> {
     let mut seed = Seed::fresh("repeated actions");
@@ -80,6 +82,7 @@ async fn each_action_may_be_repeated() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// R34.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_may_be_the_servers_last() -> anyhow::Result<()> {
     let mut seed = Seed::fresh("last steps");

@@ -27,6 +27,7 @@ fn kinds_versions_and_schemas_are_discovered() {
     assert!(version.contains("Server Version: v1.36.0+mainstay."), "{version}");
 }
 
+/// R35.
 #[test]
 fn every_field_is_explained() {
     let kubectl = Kubectl::new();

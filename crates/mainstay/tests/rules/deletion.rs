@@ -37,6 +37,7 @@ async fn r39_a_deleted_session_leaves_its_namespace_alone() {
 }
 
 /// R4, R7, R39: a deleted project takes everything of its own along, in order, and nothing of another's.
+/// R11.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_a_deleted_project_is_torn_down_and_nothing_else() {
     let world =

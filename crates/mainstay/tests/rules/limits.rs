@@ -136,6 +136,7 @@ async fn r45_creation_has_a_deadline() {
 }
 
 /// A project's quota of running sessions: the next one waits, says so, and begins when one ends.
+/// R50.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_quota_keeps_sessions_waiting() {
     let world = World::new(json!({ "quota": { "running": 1 } })).await;

@@ -123,6 +123,7 @@ async fn old_messages_go_and_leave_an_explicit_gap() {
 
 /// A session that talks without end and without a pause: what is kept of it is bounded, the disk stops growing, it loses
 /// no line of what it may keep, and a neighbour talks as if it was alone.
+/// R8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_talks_without_end_fills_no_disk_and_holds_up_no_neighbour() {
     const LINE: u64 = 10_000;

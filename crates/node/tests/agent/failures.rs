@@ -11,6 +11,7 @@ fn ending(status: &Value) -> (&str, &str, &str) {
     (text("phase"), text("reason"), text("message"))
 }
 
+/// R34.
 #[tokio::test(flavor = "multi_thread")]
 async fn r18_what_is_not_there_fails_the_pod_by_name() {
     let bench = Bench::new();
@@ -52,6 +53,7 @@ async fn a_program_that_is_not_there_fails_the_pod() {
     assert!(message.contains("/no/such/program"), "{message}");
 }
 
+/// R2, R18.
 #[tokio::test(flavor = "multi_thread")]
 async fn r19_a_token_that_could_not_be_read_is_asked_for_again() {
     let bench = Bench::new();
@@ -72,6 +74,7 @@ async fn r2_a_token_of_an_account_that_is_not_there_yet_is_asked_for_again() {
     assert_eq!(bench.api.tokens(), 1);
 }
 
+/// R34.
 #[tokio::test(flavor = "multi_thread")]
 async fn r20_a_refusal_for_good_fails_the_pod() {
     let bench = Bench::new();

@@ -69,6 +69,7 @@ fn count(point: Point, hits: &[String]) -> usize {
     hits.iter().filter(|hit| *hit == point.name()).count()
 }
 
+/// R1, R34.
 #[test]
 fn every_step_may_fail_once() {
     let points: Vec<Point> = Point::ALL.iter().copied().filter(|point| point.name().starts_with("node.")).collect();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, eventually, pod};
 
+/// R36.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_goes_on_and_is_adopted() {
     let mut bench = Bench::new();
@@ -31,6 +32,7 @@ async fn a_sandbox_goes_on_and_is_adopted() {
     bench.gone("fix-1").await;
 }
 
+/// R33.
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_pods_survive_an_agent_that_comes_and_goes() {
     const PODS: usize = 20;
@@ -68,6 +70,7 @@ async fn twenty_pods_survive_an_agent_that_comes_and_goes() {
     assert_eq!(ran, (0..PODS).collect::<Vec<_>>(), "each ran once");
 }
 
+/// R15.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ended_meanwhile_is_reported() {
     let mut bench = Bench::new();
@@ -201,6 +204,7 @@ async fn a_kept_workspace_stays_as_long_as_its_session() {
     assert!(other.exists(), "nothing is removed before its session was seen to be gone");
 }
 
+/// R7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_workspace_goes_with_the_last_pod_of_a_session_that_is_deleted() {
     let mut bench = Bench::new();

@@ -29,6 +29,7 @@ async fn a_pod_made_by_hand_runs_and_is_recorded() {
     assert!(!launch.workspace.dir.exists(), "an unkept workspace goes with its sandbox");
 }
 
+/// R14.
 #[tokio::test]
 async fn a_run_is_never_executed_twice() {
     let bench = bench();
@@ -86,6 +87,7 @@ async fn output_becomes_messages_and_user_messages_become_input() {
     drop(listening);
 }
 
+/// R46.
 #[tokio::test]
 async fn every_line_arrives_once_while_the_api_comes_and_goes() {
     let bench = bench();
@@ -123,6 +125,7 @@ async fn what_the_agent_wrote_arrives_even_if_the_api_comes_later_than_its_end()
     assert_eq!(api.texts("agent"), ["one", "two"]);
 }
 
+/// R22.
 #[tokio::test]
 async fn one_unacceptable_message_holds_up_no_other() {
     let bench = bench();

@@ -27,6 +27,7 @@ async fn still_ticks(launch: &Launch) {
     eventually("another tick", || (log_text(&launch.run_dir).len() > before).then_some(())).await;
 }
 
+/// R8.
 #[tokio::test]
 async fn a_memory_bomb_is_told_as_such() {
     let bench = bench();
@@ -49,6 +50,7 @@ async fn a_victim_below_the_agent_does_not_make_the_agent_one() {
     assert!(output.contains("code 137"), "{output}");
 }
 
+/// R8.
 #[tokio::test]
 async fn a_fork_bomb_meets_its_limit() {
     let bench = bench();
@@ -64,6 +66,7 @@ async fn a_fork_bomb_meets_its_limit() {
     still_ticks(&neighbour).await;
 }
 
+/// R8.
 #[tokio::test]
 async fn a_disk_filler_meets_its_limit() {
     let bench = bench();

@@ -48,6 +48,7 @@ impl Drop for Disk {
     }
 }
 
+/// R14.
 #[tokio::test]
 async fn a_claim_is_on_the_disk_before_anything_is_executed() {
     let bench = Bench::new(Isolation::None);

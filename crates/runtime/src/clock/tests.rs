@@ -11,6 +11,7 @@ fn age(clock: &Clock, stamp: Timestamp) -> i64 {
     now.duration_since(clock.timeline().rebase(stamp, now)).as_secs()
 }
 
+/// R24.
 #[tokio::test(start_paused = true)]
 async fn a_virtual_clock_moves_with_paused_time() {
     let clock = Clock::virtual_from(start());

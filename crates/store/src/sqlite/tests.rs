@@ -67,6 +67,7 @@ fn sqlite_conforms_with_watchers_that_are_soon_too_slow() {
     check(|| fixture(narrow), Effort { cases: 64, steps: 120 }).unwrap();
 }
 
+/// R41.
 #[test]
 fn sqlite_conforms_with_its_defaults() {
     check(|| fixture(|options| options), Effort { cases: 64, steps: 120 }).unwrap();

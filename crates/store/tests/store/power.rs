@@ -60,6 +60,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// R46.
 #[tokio::test]
 async fn everything_acknowledged_survives_a_loss_of_power_at_any_commit() {
     let given = std::env::var("MAINSTAY_SEED").ok().and_then(|seed| seed.parse().ok());

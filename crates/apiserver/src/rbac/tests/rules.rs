@@ -97,6 +97,7 @@ fn a_wildcard_covers_everything_of_its_sort() {
     }
 }
 
+/// R3.
 #[tokio::test]
 async fn bindings_that_name_nothing_or_nobody_grant_nothing() {
     let fixture = fixture().await;

@@ -23,6 +23,7 @@ fn wakes_of_a_queued_key_coalesce_and_keys_start_in_order() {
     assert_eq!(started(&mut queue), ["a", "b"]);
 }
 
+/// R36.
 #[test]
 fn no_more_keys_run_than_the_limit() {
     let mut queue = Queue::new(2);
@@ -111,6 +112,7 @@ fn success_forgets_failures() {
     assert_eq!(queue.next_due(), Some(14 * S), "it asked to be looked at again");
 }
 
+/// R36.
 #[test]
 fn a_key_that_is_gone_is_forgotten_unless_it_came_back() {
     let mut queue = running("a");
@@ -131,6 +133,7 @@ fn a_parked_key_waits_for_an_urgent_wake_or_a_late_resync() {
     assert_eq!(queue.wake(&"a", Wake::Urgent, Some(2)), Woken::Queued);
 }
 
+/// R40.
 #[test]
 fn a_flood_of_events_while_running_is_bounded_and_not_lost() {
     let mut queue = running("a");
@@ -172,6 +175,7 @@ struct Owed {
 }
 
 proptest! {
+    /// R1.
     #[test]
     fn no_wake_is_lost_and_no_back_off_is_cut_by_a_mere_change(steps in steps()) {
         let mut queue = Queue::new(2);

@@ -46,6 +46,7 @@ fn place() -> Place {
     }
 }
 
+/// R8.
 #[test]
 fn a_launch_says_all_that_the_pod_says() {
     let notes = json!({
@@ -65,6 +66,7 @@ fn a_launch_says_all_that_the_pod_says() {
     assert_eq!(view.workspace_key(), "s-1");
 }
 
+/// R50.
 #[test]
 fn what_cannot_be_enforced_is_refused_by_name() {
     let command = json!(["true"]);

@@ -194,6 +194,7 @@ async fn r43_only_listed_headers_pass_either_way() {
     assert!(parts.extensions.is_empty(), "nothing of the connection is taken for an identity");
 }
 
+/// R48.
 #[tokio::test]
 async fn the_first_accepted_heartbeat_of_this_run_is_heard() {
     let own = format!("Bearer {}", token("s-1"));
