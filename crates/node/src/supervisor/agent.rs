@@ -125,7 +125,7 @@ fn piped() -> io::Result<([Stdio; 3], Option<Pipes>)> {
 mod tests {
     use super::*;
 
-    /// One that ended while others were reaped was reaped as one of them, and its sandbox never ended.
+    /// R15: one that ended while others were reaped was reaped as one of them, and its sandbox never ended.
     #[test]
     fn the_agents_ending_is_noticed_whenever_it_comes() {
         let pid = |raw| Pid::from_raw(raw).unwrap();
