@@ -121,6 +121,10 @@ fn state(wire: &Wire) -> Vec<Value> {
                 object.remove("status");
             }
             item["metadata"]["resourceVersion"].take();
+            // Ordered when half of a token's life is over, or once for a Pod that is as old as the server.
+            if let Some(annotations) = item["metadata"]["annotations"].as_object_mut() {
+                annotations.remove("mainstay.dev/token-renewal");
+            }
         }
         // Events come when they come.
         if path.ends_with("/events") { Value::Null } else { items }
