@@ -9,6 +9,8 @@ pub mod clock;
 pub mod failure;
 pub mod fault;
 pub mod http_class;
+pub mod resilience;
+pub mod sync;
 pub mod tasks;
 
 pub use backoff::KeyBackoff;
