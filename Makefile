@@ -27,6 +27,8 @@ test: ## Installs what the tests need and passes them all (from cold about 15 mi
 	@time cargo build --release --locked --workspace --all-targets
 	$(call say,running the tests)
 	@time cargo test --release --locked --workspace --no-fail-fast
+	$(call say,models: thousands of orders of what runs side by side)
+	@time cargo test --release --locked -p mainstay-runtime --features shuttle --test models
 
 .PHONY: lint
 lint: ## Format, structure, licences, lints and docs, all warnings denied (from cold about 4 minutes).
