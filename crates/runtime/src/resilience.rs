@@ -10,7 +10,9 @@
 pub mod breaker;
 pub mod bulkhead;
 pub mod deadline;
+pub mod gates;
 pub mod layer;
+pub mod probe;
 pub mod retry;
 
 use std::time::Duration;

@@ -58,6 +58,11 @@ impl Bulkhead {
         Self { settings, state: Mutex::new(state) }
     }
 
+    /// All places.
+    pub const fn places(&self) -> usize {
+        self.settings.places
+    }
+
     /// Places that are free, and callers that wait.
     pub fn counts(&self) -> (usize, usize) {
         let state = lock(&self.state);

@@ -1,0 +1,199 @@
+//! The gates of all backends: one breaker and one bulkhead for each backend, class of operation and host.
+//!
+//! So a backend whose launches fail can still be asked for its list, and one host that is sick does not stand for the
+//! others. All gates of a backend share its retry [`Budget`]. Gates that nobody uses are forgotten beyond a bound.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{ServiceBuilder, ServiceExt};
+
+use super::breaker::{self, Breaker};
+use super::bulkhead::{self, AtAnswer, Bulkhead, Places};
+use super::deadline::Deadline;
+use super::layer::Put;
+use super::retry::{self, Budget, Repeatable, Retry};
+use super::{CallFailure, lock};
+use crate::sync::{Arc, Mutex};
+
+/// Which gate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The backend: `compute`, `dns`, `github`, ...
+    pub backend: &'static str,
+    /// What kind of operation: `launch`, `read`, ...
+    pub class: &'static str,
+    /// The host that is called.
+    pub host: Arc<str>,
+}
+
+/// The numbers of one class of operation of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// When to leave it alone.
+    pub breaker: breaker::Settings,
+    /// How many at a time.
+    pub bulkhead: bulkhead::Settings,
+    /// How long a call may take.
+    pub deadline: Duration,
+    /// How often it is repeated.
+    pub retry: retry::Settings,
+}
+
+/// What stands in front of one host of one backend, for one class of operation.
+#[derive(Debug)]
+pub struct Gate {
+    breaker: Arc<Breaker>,
+    bulkhead: Arc<Bulkhead>,
+    deadline: Deadline,
+    retry: Arc<Retry>,
+}
+
+/// A gate as metrics and people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Which.
+    pub key: Key,
+    /// Of its breaker.
+    pub state: breaker::State,
+    /// Calls on their way.
+    pub inside: usize,
+    /// Calls that wait for a place.
+    pub waiting: usize,
+}
+
+type Listener = dyn Fn(&Key, breaker::Change) + Send + Sync;
+
+/// All gates of a process.
+pub struct Gates {
+    most: usize,
+    listener: Option<Arc<Listener>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    gates: HashMap<Key, (Arc<Gate>, Instant)>,
+    budgets: HashMap<&'static str, Arc<Budget>>,
+}
+
+impl std::fmt::Debug for Gates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gates").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Gates {
+    /// None yet; more than `most` are kept only while they are in use or not closed.
+    pub fn new(most: usize) -> Self {
+        Self { most, listener: None, state: Mutex::new(State::default()) }
+    }
+
+    /// Tells `listener` of each breaker's changes.
+    #[must_use]
+    pub fn on_change(mut self, listener: impl Fn(&Key, breaker::Change) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
+    /// The gate of `key`, made with `limits` when it is not there.
+    pub fn of(&self, key: &Key, limits: &Limits) -> Arc<Gate> {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        if let Some((gate, used)) = state.gates.get_mut(key) {
+            *used = now;
+            return Arc::clone(gate);
+        }
+        let budget = Arc::clone(state.budgets.entry(key.backend).or_default());
+        let gate = Arc::new(self.gate(key, limits, budget, now));
+        state.gates.insert(key.clone(), (Arc::clone(&gate), now));
+        state.forget(self.most);
+        gate
+    }
+
+    fn gate(&self, key: &Key, limits: &Limits, budget: Arc<Budget>, now: Instant) -> Gate {
+        let mut breaker = Breaker::new(limits.breaker, now);
+        if let Some(listener) = self.listener.clone() {
+            let key = key.clone();
+            breaker = breaker.on_change(move |change| listener(&key, change));
+        }
+        Gate {
+            breaker: Arc::new(breaker),
+            bulkhead: Arc::new(Bulkhead::new(limits.bulkhead)),
+            deadline: Deadline(limits.deadline),
+            retry: Arc::new(Retry::new(limits.retry, budget)),
+        }
+    }
+
+    /// All gates, by key.
+    pub fn view(&self) -> Vec<View> {
+        let gates: Vec<_> =
+            lock(&self.state).gates.iter().map(|(key, (gate, _))| (key.clone(), Arc::clone(gate))).collect();
+        let mut views: Vec<_> = gates.into_iter().map(|(key, gate)| gate.view(key)).collect();
+        views.sort_by(|one, other| one.key.cmp(&other.key));
+        views
+    }
+}
+
+impl State {
+    /// Lets go of the gates that nobody has used for longest, if they have nothing to remember.
+    fn forget(&mut self, most: usize) {
+        while self.gates.len() > most {
+            let idle = self.gates.iter().filter(|(_, (gate, _))| gate.is_idle());
+            let Some(oldest) = idle.min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone()) else { return };
+            self.gates.remove(&oldest);
+        }
+    }
+}
+
+/// A call that may be sent again, or not.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    repeatable: bool,
+}
+
+impl Repeatable for Attempt {
+    fn again(&self) -> Option<Self> {
+        self.repeatable.then_some(*self)
+    }
+}
+
+impl Gate {
+    /// Makes a call through the gate. It is repeated only if it is `repeatable`: it only reads, or carries a key by which
+    /// the backend knows a second arrival.
+    ///
+    /// # Errors
+    /// The call's own, and [`super::Denied`] for a call that was not made or had no answer in time.
+    ///
+    /// # Cancel safety
+    /// The call is dropped; its place and its probe are given back.
+    pub async fn call<T, E, F>(&self, repeatable: bool, call: impl Fn() -> F + Clone + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: CallFailure + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let service = ServiceBuilder::new()
+            .layer(Put(Arc::clone(&self.retry)))
+            .layer(Put(Arc::clone(&self.breaker)))
+            .layer(Put(Arc::new(Places::new(Arc::clone(&self.bulkhead), AtAnswer))))
+            .layer(Put(Arc::new(self.deadline)))
+            .service(tower::service_fn(move |_: Attempt| call()));
+        service.oneshot(Attempt { repeatable }).await
+    }
+
+    fn view(&self, key: Key) -> View {
+        let (free, waiting) = self.bulkhead.counts();
+        View { key, state: self.breaker.state(), inside: self.bulkhead.places().saturating_sub(free), waiting }
+    }
+
+    /// It has nothing to remember that a new one would not know.
+    fn is_idle(&self) -> bool {
+        self.breaker.state() == breaker::State::Closed && self.bulkhead.counts() == (self.bulkhead.places(), 0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

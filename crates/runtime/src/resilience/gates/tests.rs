@@ -1,0 +1,113 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::Denied;
+use super::*;
+use crate::failure::{Class, Classify};
+
+const LIMITS: Limits = Limits {
+    breaker: breaker::Settings {
+        window: Duration::from_secs(30),
+        at_least: 5,
+        failed_percent: 50,
+        slow_percent: 80,
+        slow: Duration::from_secs(5),
+        open_for: Duration::from_secs(30),
+        successes: 2,
+    },
+    bulkhead: bulkhead::Settings { places: 2, waiting: 8, wait: Duration::from_secs(10) },
+    deadline: Duration::from_secs(3),
+    retry: retry::Settings { attempts: 3, base: Duration::from_millis(500), cap: Duration::from_secs(30) },
+};
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the backend is down")]
+    Down,
+}
+
+impl Classify for Fault {
+    fn class(&self) -> Class {
+        match self {
+            Self::Denied(denied) => denied.class(),
+            Self::Down => Class::TRANSIENT,
+        }
+    }
+}
+
+impl CallFailure for Fault {
+    fn denied(&self) -> Option<&Denied> {
+        match self {
+            Self::Denied(denied) => Some(denied),
+            Self::Down => None,
+        }
+    }
+}
+
+fn key(class: &'static str, host: &str) -> Key {
+    Key { backend: "compute", class, host: host.into() }
+}
+
+async fn down() -> Result<(), Fault> {
+    Err(Fault::Down)
+}
+
+async fn well() -> Result<(), Fault> {
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sick_host_or_class_does_not_stand_for_others() {
+    let gates = Gates::new(8);
+    for _ in 0..5 {
+        gates.of(&key("launch", "one"), &LIMITS).call(false, down).await.unwrap_err();
+    }
+    let refused = gates.of(&key("launch", "one"), &LIMITS).call(false, well).await;
+    assert!(matches!(refused, Err(Fault::Denied(Denied::Open { .. }))));
+    gates.of(&key("read", "one"), &LIMITS).call(false, well).await.unwrap();
+    gates.of(&key("launch", "two"), &LIMITS).call(false, well).await.unwrap();
+    let states: Vec<_> = gates.view().into_iter().map(|view| (view.key.class, view.state.as_str())).collect();
+    assert_eq!(states, [("launch", "open"), ("launch", "closed"), ("read", "closed")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gates_of_a_backend_share_its_budget() {
+    let gates = Gates::new(64);
+    let calls = Arc::new(AtomicUsize::new(0));
+    for host in 0..20 {
+        let calls = Arc::clone(&calls);
+        let counted = move || {
+            calls.fetch_add(1, Ordering::Relaxed);
+            down()
+        };
+        gates.of(&key("launch", &host.to_string()), &LIMITS).call(true, counted).await.unwrap_err();
+    }
+    let repeats = calls.load(Ordering::Relaxed) - 20;
+    assert!((10..=12).contains(&repeats), "{repeats} repeats: ten that were saved, and a tenth of the calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn gates_that_nobody_uses_are_forgotten_and_open_ones_are_not() {
+    let gates = Gates::new(2);
+    for _ in 0..5 {
+        gates.of(&key("launch", "sick"), &LIMITS).call(false, down).await.unwrap_err();
+    }
+    for host in 0..10 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        gates.of(&key("launch", &host.to_string()), &LIMITS).call(false, well).await.unwrap();
+    }
+    let hosts: Vec<_> = gates.view().into_iter().map(|view| view.key.host.to_string()).collect();
+    assert_eq!(hosts, ["9", "sick"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_listens_hears_which_gate_it_was() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let gates = Gates::new(8).on_change(move |key, change| lock(&hears).push((key.host.to_string(), change.to)));
+    for _ in 0..5 {
+        gates.of(&key("launch", "one"), &LIMITS).call(false, down).await.unwrap_err();
+    }
+    assert_eq!(*lock(&heard), [("one".to_owned(), breaker::State::Open)]);
+}
