@@ -14,6 +14,8 @@ mod echo;
 mod floors;
 #[path = "figures/footprint.rs"]
 mod footprint;
+#[path = "figures/layers.rs"]
+mod layers;
 #[path = "figures/link.rs"]
 mod link;
 #[path = "figures/sessions.rs"]
@@ -32,7 +34,8 @@ use anyhow::ensure;
 use mainstay_testkit::bench::{machine, wait_quiet};
 
 /// All benches, in the order in which they run.
-const NAMES: [&str; 8] = ["floors", "at-once", "life", "first-message", "creates", "watch", "driver", "footprint"];
+const NAMES: [&str; 9] =
+    ["floors", "at-once", "life", "first-message", "creates", "watch", "driver", "layers", "footprint"];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -115,6 +118,7 @@ fn main() -> anyhow::Result<()> {
             "watch" => runtime.block_on(watch::run(&plan)),
             // The driver and its API share a process, on threads as many as there are cores.
             "driver" => tokio::runtime::Runtime::new()?.block_on(driver::run(&plan)),
+            "layers" => runtime.block_on(layers::run(&plan)),
             _ => runtime.block_on(footprint::run(&plan)),
         };
         // The others' figures are worth having all the same.
