@@ -135,6 +135,8 @@ impl Worker {
         if !matches!(seen.look, Look::Live(_) | Look::Absent) {
             // Before its end is told, so that whoever hears of it finds the workspace free.
             self.let_go();
+            // Who awaits it may be let go of below before it has seen this.
+            self.gone.cancel();
         }
         let plan = plan(&self.desired, &seen, self.shared.clock.now());
         for action in plan.actions {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_node::agent::{AgentConfig, Handle, Shims, start};
+use mainstay_node::agent::{AgentConfig, Handle, Sandboxes, Shims, start};
 use mainstay_node::launch::{Isolation, Order, Verb};
 use mainstay_node::sandbox::probe::{Support, probe};
 use mainstay_node::shim::{client, record};
@@ -25,6 +25,7 @@ pub(crate) struct Bench {
     dir: TempDir,
     pub(crate) api: FakeApi,
     isolation: Isolation,
+    sandboxes: Arc<dyn Sandboxes>,
     fence: u64,
     running: Option<(Tasks, Handle)>,
 }
@@ -40,7 +41,16 @@ impl Bench {
     /// A bench whose agent does not run yet.
     pub(crate) fn idle() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, api: FakeApi::new(), isolation: Isolation::None, fence: 0, running: None }
+        let sandboxes = Arc::new(Shims);
+        Self { dir, api: FakeApi::new(), isolation: Isolation::None, sandboxes, fence: 0, running: None }
+    }
+
+    /// A bench whose agent runs and has these sandboxes.
+    pub(crate) fn with(sandboxes: impl Sandboxes) -> Self {
+        let mut bench = Self::idle();
+        bench.sandboxes = Arc::new(sandboxes);
+        bench.start();
+        bench
     }
 
     /// A bench whose agent isolates its sandboxes as it does by default.
@@ -65,7 +75,7 @@ impl Bench {
             fence: self.fence,
             support: if self.isolation == Isolation::None { support() } else { probe() },
             isolation: self.isolation,
-            sandboxes: Arc::new(Shims),
+            sandboxes: self.sandboxes.clone(),
         };
         self.running = Some((tasks, start(config).unwrap()));
     }

@@ -1,7 +1,16 @@
 //! A Pod's life under one agent.
 
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use mainstay_node::agent::logs::{LogError, LogOptions};
+use mainstay_node::agent::{Look, Sandboxes, Shims};
+use mainstay_node::launch::{Answer, Launch, Order};
+use mainstay_node::sandbox::SandboxError;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use crate::bench::{Bench, condition, eventually, pod};
@@ -54,6 +63,52 @@ async fn r47_any_number_of_viewers_follow_a_log_to_its_end() {
     let (texts, ()) = tokio::join!(viewers, async { std::fs::write(&go, "").unwrap() });
     assert!(texts.iter().all(|text| text == "one\ntwo\n"), "{texts:?}");
     assert_eq!(follow().await, "one\ntwo\n", "a log that is whole is not waited for");
+}
+
+/// Sandboxes whose end is seen by who looks, and never by who waits.
+#[derive(Debug)]
+struct EndsInSilence;
+
+impl Sandboxes for EndsInSilence {
+    fn spawn(&self, exe: &Path, launch: &Launch) -> Result<(), SandboxError> {
+        Shims.spawn(exe, launch)
+    }
+
+    fn send(&self, run_dir: &Path, order: &Order) -> io::Result<Answer> {
+        Shims.send(run_dir, order)
+    }
+
+    fn look(&self, run_dir: &Path) -> io::Result<Look> {
+        // The record comes shortly before the end of who wrote it.
+        if run_dir.join("exit.json").exists() {
+            flock(File::open(run_dir.join("lock"))?, FlockOperation::LockShared)?;
+        }
+        Shims.look(run_dir)
+    }
+
+    fn left_over(&self, instance: &str) -> Vec<(String, PathBuf)> {
+        Shims.left_over(instance)
+    }
+
+    fn sweep(&self, instance: &str, cgroups: &[PathBuf]) -> io::Result<()> {
+        Shims.sweep(instance, cgroups)
+    }
+
+    fn gone(&self, _: PathBuf) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_log_hears_of_the_end_however_it_was_seen() {
+    let bench = Bench::with(EndsInSilence);
+    let go = bench.path("go");
+    let uid = bench.api.create(pod("fix-1", &format!("echo one; until [ -e {} ]; do sleep 0.02; done", go.display())));
+    bench.ready("fix-1").await;
+    let following = log(&bench, &uid, LogOptions { follow: true, ..LogOptions::default() });
+    let followed = async { tokio::time::timeout(std::time::Duration::from_secs(30), following).await };
+    let (text, ()) = tokio::join!(followed, async { std::fs::write(&go, "").unwrap() });
+    assert_eq!(text.expect("the log ends with its sandbox"), "one\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
