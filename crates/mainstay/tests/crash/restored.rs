@@ -6,9 +6,8 @@ use mainstay_testkit::crash::start;
 use mainstay_testkit::server::Server;
 use serde_json::json;
 
-use crate::EXE;
-use crate::talk::ECHOES;
-use crate::world::{World, close, with_log};
+use crate::starts::talking;
+use crate::world::{close, with_log};
 
 /// Starts that the older database does not know of.
 const LATER_STARTS: usize = 3;
@@ -18,16 +17,7 @@ const DATABASE: &str = "state.db";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_has_its_sandboxes_and_can_stop_them() -> anyhow::Result<()> {
-    let (server, ready) = start(Server::idle(EXE)?).await?;
-    ready?;
-    let serve_log = server.scratch().join("serve.log");
-    let world = with_log(World::new(&server).await, &serve_log)?;
-    let talking = async {
-        world.create("talks", ECHOES, json!({})).await?;
-        world.send("talks", "before", "before").await?;
-        world.heard("talks", 1, "got before").await
-    };
-    with_log(talking.await, &serve_log)?;
+    let (server, world, serve_log) = talking().await?;
     let mut server = stopped(server).await?;
     let (database, backup) = (server.data_dir().join(DATABASE), server.scratch().join("backup"));
     std::fs::copy(&database, &backup)?;

@@ -115,8 +115,8 @@ async fn a_first_start_that_is_killed_at_any_file_is_made_good_by_the_next() -> 
     stream::iter(starts).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_ends_cleanly_and_its_sandboxes_go_on() -> anyhow::Result<()> {
+/// A server with a session that has answered once, and where the server's log is.
+pub(crate) async fn talking() -> anyhow::Result<(Server, World, PathBuf)> {
     let (server, ready) = start(Server::idle(EXE)?).await?;
     ready?;
     let serve_log = server.scratch().join("serve.log");
@@ -127,6 +127,12 @@ async fn a_server_that_is_told_to_stop_ends_cleanly_and_its_sandboxes_go_on() ->
         world.heard("talks", 1, "got before").await
     };
     with_log(talking.await, &serve_log)?;
+    Ok((server, world, serve_log))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_told_to_stop_ends_cleanly_and_its_sandboxes_go_on() -> anyhow::Result<()> {
+    let (server, world, serve_log) = talking().await?;
     let agents = world.agents("talks");
     let server = stopped(server).await?;
     ensure!(!agents.is_empty() && world.agents("talks") == agents, "{agents:?} became {:?}", world.agents("talks"));
