@@ -92,7 +92,7 @@ pub(crate) fn draft(entry: &Entry, object: &Value) -> ApiResult<Draft> {
     }
     tail.push(b'}');
     let meta = Arc::new(selector::meta_of(&entry.kind, object));
-    Ok(Draft { head: entry.head.clone(), tail: tail.into(), meta })
+    Ok(Draft { head: entry.head.clone(), tail: tail.into(), meta, queued: None })
 }
 
 fn member(out: &mut Vec<u8>, name: &str, value: &Value) -> ApiResult<()> {

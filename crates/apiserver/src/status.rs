@@ -258,7 +258,7 @@ impl ApiError {
         match error {
             StoreError::Exists(_) => Self::already_exists(about),
             StoreError::Missing => Self::not_found(about),
-            StoreError::Conflict(_) | StoreError::Unmet(_) => Self::modified(about),
+            StoreError::Conflict(_) | StoreError::Unmet(_) | StoreError::Fenced(_) => Self::modified(about),
             StoreError::Expired { .. } | StoreError::Future { .. } => Self::from_history(error),
             StoreError::TooLarge { size, limit } => {
                 Self::too_large(format!("{about} would take {size} bytes, more than the limit of {limit}"))

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod failure;
 pub mod fault;
 pub mod http_class;
+pub mod operation;
 pub mod resilience;
 pub mod sync;
 pub mod tasks;

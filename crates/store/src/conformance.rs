@@ -95,6 +95,7 @@ fn draft(value: u32) -> Draft {
         head: format!("{{\"value\":{value},\"revision\":\"").into(),
         tail: "\"}".into(),
         meta: Arc::new(Meta { uid: value.to_string().into(), ..Meta::default() }),
+        queued: None,
     }
 }
 

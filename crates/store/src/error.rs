@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mainstay_runtime::{Class, Classify, Reason};
 
 use crate::object::{Key, Object, Revision};
+use crate::operation::Attempt;
 
 /// A store operation did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -21,6 +22,9 @@ pub enum StoreError {
     /// Another object is not, or no longer, as the write requires it.
     #[error("{0} is not as the write requires it")]
     Unmet(Key),
+    /// The attempt is not, or no longer, the operation's current one.
+    #[error("attempt {} of operation {} is not the current one", .0.number, .0.id)]
+    Fenced(Attempt),
     /// The revision asked for lies below the compaction floor.
     #[error("revision {asked} is no longer retained (floor {floor})")]
     Expired {
@@ -79,6 +83,7 @@ impl Classify for StoreError {
             Self::Exists(_) => Class::Terminal(Reason::AlreadyExists),
             Self::Missing => Class::Terminal(Reason::NotFound),
             Self::Conflict(_) | Self::Unmet(_) => Class::Conflict,
+            Self::Fenced(_) => Class::Fenced,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
             Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked { .. } => Class::TRANSIENT,

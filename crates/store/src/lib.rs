@@ -9,6 +9,7 @@ pub mod error;
 mod hub;
 pub mod message;
 pub mod object;
+pub mod operation;
 pub mod sqlite;
 pub mod watch;
 

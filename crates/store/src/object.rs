@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::operation::Queued;
+
 /// A point in the store's history. Revisions are given in commit order, without gaps, and never reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -82,6 +84,8 @@ pub struct Draft {
     pub tail: Bytes,
     /// Selectable parts.
     pub meta: Arc<Meta>,
+    /// What the queue has to know of it, when it is an operation: its row follows in the same transaction.
+    pub queued: Option<Arc<Queued>>,
 }
 
 impl Draft {

@@ -165,7 +165,7 @@ pub(super) fn draft(kind: &Kind, object: &Value) -> Draft {
     tail.push(b'}');
     members(&mut tail, object, &["apiVersion", "kind", "metadata"]);
     tail.push(b'}');
-    Draft { head: head.into(), tail: tail.into(), meta: Arc::new(meta_of(kind, object)) }
+    Draft { head: head.into(), tail: tail.into(), meta: Arc::new(meta_of(kind, object)), queued: None }
 }
 
 fn members(out: &mut Vec<u8>, object: &Value, without: &[&str]) {

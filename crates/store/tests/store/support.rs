@@ -21,6 +21,7 @@ pub(crate) fn draft(value: &str) -> Draft {
         head: format!("{{\"value\":\"{value}\",\"metadata\":{{\"resourceVersion\":\"").into(),
         tail: "\"}}".into(),
         meta: Arc::new(Meta { uid: value.into(), ..Meta::default() }),
+        queued: None,
     }
 }
 
