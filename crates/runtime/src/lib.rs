@@ -6,9 +6,11 @@
 pub mod backoff;
 pub mod client;
 pub mod clock;
+pub mod duty;
 pub mod failure;
 pub mod fault;
 pub mod http_class;
+pub mod lease;
 pub mod operation;
 pub mod resilience;
 pub mod sync;
