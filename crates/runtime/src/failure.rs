@@ -90,6 +90,10 @@ reasons! {
     Panicked,
     /// A deadline set by the user or the design passed.
     DeadlineExceeded,
+    /// No handler of operations has that name.
+    UnknownHandler,
+    /// Whoever carried it out was lost, again and again.
+    WorkersLost,
     /// The system refused an operation for good.
     SystemRefused,
 }

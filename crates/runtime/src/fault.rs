@@ -56,6 +56,22 @@ points! {
     StoreAfterCommit = "store.after-commit",
     /// Watchers were told; the callers were not.
     StoreAfterPublish = "store.after-publish",
+    /// An operation was claimed; nothing of it was begun.
+    OperationAfterClaim = "operation.after-claim",
+    /// A step is about to act; the journal says so.
+    OperationAfterIntent = "operation.after-intent",
+    /// It has acted, or was found to have; the journal does not say so.
+    OperationAfterAct = "operation.after-act",
+    /// The journal says so.
+    OperationAfterOutcome = "operation.after-outcome",
+    /// A step is about to be undone; the journal says so.
+    OperationAfterUndoing = "operation.after-undoing",
+    /// It is undone; the journal does not say so.
+    OperationAfterUndo = "operation.after-undo",
+    /// An attempt is over; nobody was told.
+    OperationBeforeSettle = "operation.before-settle",
+    /// What came of it is stored.
+    OperationAfterSettle = "operation.after-settle",
     /// A reconcile is about to observe.
     DriverBeforeObserve = "driver.before-observe",
     /// A plan was made; nothing of it was applied.

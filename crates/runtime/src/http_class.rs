@@ -40,7 +40,8 @@ pub const fn status_of_class(class: Class) -> u16 {
             Reason::TooLarge => 413,
             Reason::Unsupported => 415,
             Reason::StorageFull => 507,
-            Reason::Corrupt | Reason::Panicked | Reason::SystemRefused => 500,
+            Reason::UnknownHandler => 501,
+            Reason::Corrupt | Reason::Panicked | Reason::WorkersLost | Reason::SystemRefused => 500,
             Reason::DeadlineExceeded => 504,
         },
     }
