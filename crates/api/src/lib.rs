@@ -10,6 +10,7 @@ pub mod credential;
 pub mod field;
 pub mod kind;
 pub mod names;
+pub mod operation;
 pub mod phase;
 pub mod pod;
 pub mod project;

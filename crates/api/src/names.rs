@@ -26,6 +26,8 @@ pub const NODE_FINALIZER: &str = "mainstay.dev/node";
 pub const PROJECT_FINALIZER: &str = "mainstay.dev/project";
 /// Finalizer on a Session: its Pods are not yet known to be gone. On a Pod: its session has not yet judged how it ended.
 pub const SESSION_FINALIZER: &str = "mainstay.dev/session";
+/// Finalizer on an Operation: it has not ended. The server puts it on, and takes it off.
+pub const OPERATION_FINALIZER: &str = "mainstay.dev/operation";
 /// Extended resource: processes and threads of a sandbox.
 pub const PIDS: &str = "mainstay.dev/pids";
 /// The node agent of an embedded server.
