@@ -27,6 +27,7 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use crate::object::{Draft, Key, Meta, Revision};
+use crate::operation::OPERATIONS;
 use crate::watch::{Watch, WatchEnd};
 use crate::{Store, StoreError};
 use validator::Recording;
@@ -99,9 +100,12 @@ fn draft(value: u32) -> Draft {
     }
 }
 
+/// The resources that keys are of: one that may be kept in memory, and the one that is not.
+const RESOURCES: [&str; 2] = ["/pods", OPERATIONS];
+
 /// One of few keys, so that histories meet themselves.
 fn key(number: u8) -> Key {
-    let resource = if number & 1 == 0 { "/pods" } else { "mainstay.dev/sessions" };
+    let resource = RESOURCES[usize::from(number & 1)];
     let namespace = if number & 2 == 0 { "a" } else { "b" };
     Key::new(resource, namespace, format!("n{}", (number >> 2) & 3))
 }

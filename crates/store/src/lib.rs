@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 pub use error::StoreError;
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
 pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
+pub use operation::Queue;
 pub use sqlite::{Options, SqliteStore};
 pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 
@@ -28,7 +29,7 @@ pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 /// Every method may be called from any task. A write is acknowledged only when it is durable, and its revision is then
 /// already visible to `get`, `list` and every watch (read-your-writes). Dropping the future of a write does not undo
 /// it: it may still commit.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Queue + Send + Sync + 'static {
     /// The current state of one object; `None` when there is none.
     fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>>;
 
@@ -113,14 +114,16 @@ pub struct ListPage {
     pub revision: Revision,
     /// In key order.
     pub items: Vec<Arc<Object>>,
-    /// How many objects of the scope come after this page in the snapshot.
-    pub remaining: usize,
+    /// Whether objects of the scope come after this page in the snapshot.
+    pub more: bool,
+    /// How many, when that is known without counting them.
+    pub remaining: Option<usize>,
 }
 
 /// Figures for `/metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Objects now.
+    /// Objects in memory now: all but operations.
     pub objects: u64,
     /// Commits since start.
     pub commits: u64,

@@ -84,7 +84,8 @@ pub struct Draft {
     pub tail: Bytes,
     /// Selectable parts.
     pub meta: Arc<Meta>,
-    /// What the queue has to know of it, when it is an operation: its row follows in the same transaction.
+    /// What the queue has to know of it: the row of an object of resource [`OPERATIONS`](crate::operation::OPERATIONS)
+    /// follows it in the same transaction. Of other objects it says nothing, and an operation's status needs none.
     pub queued: Option<Arc<Queued>>,
 }
 

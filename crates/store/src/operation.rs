@@ -22,6 +22,8 @@
 //! - Of all rows with one concurrency key in one lane at most one is Ready or Running; the others are Blocked or Delayed.
 //! - A claim takes from the lane that has the fewest running, then from the one that waited longest; in a lane the
 //!   highest priority first, then the oldest. So a lane that floods the queue delays no other.
+//! - A cancellation waits for nothing that was decided without knowing of it: what has not begun is ready at once, and needs
+//!   no key; what waits for its time is due.
 //! - Nothing here is held in memory but the leases of what runs and a few figures: a backlog costs disk.
 
 use std::sync::Arc;
@@ -33,6 +35,14 @@ use tokio::sync::watch;
 
 use crate::error::StoreError;
 use crate::object::{Object, Write};
+
+/// The resource of operations. Its objects are not kept in memory but read from the database when they are asked for.
+pub const OPERATIONS: &str = "mainstay.dev/operations";
+
+/// Whether a resource's objects are on disk only.
+pub(crate) fn on_disk(resource: &str) -> bool {
+    resource == OPERATIONS
+}
 
 /// The most attempts whose ends a row remembers.
 pub const HISTORY: usize = 10;
@@ -232,7 +242,7 @@ pub enum Settlement {
     },
     /// It ends. The object's write says so, and says the same.
     End {
-        /// How: one of the final states.
+        /// How: one of the final states; any other counts as [`State::Dead`].
         state: State,
         /// How the last attempt failed, if it did.
         note: Option<Note>,
@@ -286,7 +296,8 @@ pub trait Queue: Send + Sync + 'static {
     /// The rows and journals of operations, by uid, at one moment; `None` for those that there are not.
     fn operations(&self, ids: Vec<Arc<str>>) -> BoxFuture<'_, Result<Vec<Option<Standing>>, StoreError>>;
 
-    /// Changes when something can be claimed, or is to be cancelled, that was not before.
+    /// Changes when something can be claimed, has a new time at which it is due, or is to be cancelled, that was not before:
+    /// whoever waits claims again, and renews what it holds.
     fn queue_changes(&self) -> watch::Receiver<u64>;
 
     /// Figures.

@@ -1,25 +1,26 @@
 //! The store over one SQLite file.
 //!
 //! One thread owns the writing connection and commits in groups (`writer`). The newest state is served from memory
-//! (`hub`); older snapshots, replays and messages are read on a few read-only connections (`readers`).
+//! (`hub`); older snapshots, operations, replays and messages are read on a few read-only connections (`readers`).
 //!
 //! Invariants:
 //! - An acknowledged write is on disk (`synchronous=FULL`), and visible.
-//! - Memory holds exactly the committed state: a lock on the directory keeps other processes out, and only the writer
+//! - Memory holds exactly the committed state, save the operations: a lock on the directory keeps other processes out, and only the writer
 //!   publishes, after its commit.
 //! - After a failed sync the process stops: what the disk holds is then unknown. A full disk only fails writes.
 
-mod batch;
 mod chores;
 mod directory;
 mod history;
-mod queue;
+mod jobs;
+mod objects;
+mod operations;
 mod readers;
 mod schema;
 mod sessions;
 #[cfg(test)]
 mod tests;
-mod work;
+mod turn;
 mod writer;
 
 use std::path::PathBuf;
@@ -35,13 +36,16 @@ use crate::hub::{Bounds, Hub};
 use crate::lock;
 use crate::message::{Append, Appended, Page, RunRow};
 use crate::object::{Key, Object, Revision, Write};
+use crate::operation;
 use crate::watch::{Scope, Watch};
 use crate::{ListPage, ListQuery, Stats, Store};
 use history::History;
-use queue::{Job, Queue, Reply};
+use jobs::{Failed, Jobs, job};
+use operations::Leases;
 use readers::Readers;
 use sessions::Sessions;
-use writer::{Health, Writer};
+use turn::Turn;
+use writer::{Health, Parts, Writer};
 
 /// The largest object, in bytes of its JSON.
 pub const MAX_OBJECT: usize = 1_572_864;
@@ -106,7 +110,8 @@ impl Options {
 pub struct SqliteStore {
     hub: Arc<Hub>,
     sessions: Arc<Sessions>,
-    queue: Arc<Queue>,
+    leases: Arc<Leases>,
+    jobs: Arc<Jobs>,
     health: Arc<Health>,
     readers: Arc<Readers>,
     history: Arc<History>,
@@ -135,18 +140,17 @@ impl SqliteStore {
             ring_bytes: options.ring_bytes,
             watcher_bytes: options.watcher_bytes,
         };
-        let hub = Arc::new(Hub::new(bounds, objects, floor));
-        let sessions = Arc::new(Sessions::load(&connection)?);
-        let queue = Arc::new(Queue::new(options.queue_items, options.queue_bytes));
-        let health = Arc::new(Health::default());
+        let parts = Parts {
+            hub: Arc::new(Hub::new(bounds, objects, floor)),
+            sessions: Arc::new(Sessions::load(&connection)?),
+            leases: Arc::new(Leases::load(&connection).map_err(database)?),
+            jobs: Arc::new(Jobs::new(options.queue_items, options.queue_bytes)),
+            health: Arc::new(Health::default()),
+        };
         let readers = Arc::new(Readers::new(path, options.readers));
-        let history = Arc::new(History::new(Arc::clone(&readers)));
+        let history = Arc::new(History::new(Arc::clone(&parts.hub), Arc::clone(&readers)));
         let (done, closed) = oneshot::channel();
-        let writer = Writer::new(
-            connection,
-            &options,
-            (Arc::clone(&hub), Arc::clone(&sessions), Arc::clone(&queue), Arc::clone(&health)),
-        )?;
+        let writer = Writer::new(connection, &options, parts.clone())?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
@@ -156,18 +160,19 @@ impl SqliteStore {
             })
             .map_err(|error| StoreError::Database(Arc::new(error)))?;
         let (thread, closed) = (Mutex::new(Some(thread)), Mutex::new(Some(closed)));
-        Ok(Arc::new(Self { hub, sessions, queue, health, readers, history, thread, closed }))
+        let Parts { hub, sessions, leases, jobs, health } = parts;
+        Ok(Arc::new(Self { hub, sessions, leases, jobs, health, readers, history, thread, closed }))
     }
 
-    /// Gives a job to the writer and waits for its answer.
+    /// Has something done by the writer, within `size` bytes of what may wait, and gives its answer.
     fn submit<T: Send + 'static>(
         &self,
         size: usize,
-        job: impl FnOnce(Reply<T>) -> Job,
+        act: impl FnOnce(&mut Turn<'_>) -> Result<T, Failed> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.queue.push(job(reply), size) {
-            return std::future::ready(Err(refused)).boxed();
+        if let Err(refused) = self.jobs.push(job(act, reply), size) {
+            return refuse(refused);
         }
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
     }
@@ -183,12 +188,15 @@ impl SqliteStore {
         if revision < floor {
             return Err(StoreError::Expired { asked: revision, floor });
         }
+        if operation::on_disk(&query.scope.resource) {
+            return Ok(None);
+        }
         if revision < current && !objects.unchanged_since(&query.scope.resource, revision) {
             return Ok(None);
         }
         let limit = query.limit.unwrap_or(usize::MAX);
         let (items, remaining) = objects.page(&query.scope, query.after.as_ref(), limit);
-        Ok(Some(ListPage { revision, items, remaining }))
+        Ok(Some(ListPage { revision, items, more: remaining > 0, remaining: Some(remaining) }))
     }
 }
 
@@ -202,16 +210,18 @@ fn at_most(size: usize, limit: usize) -> Result<(), StoreError> {
 
 impl Store for SqliteStore {
     fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
-        std::future::ready(self.health.open().map(|()| self.hub.get(key))).boxed()
+        match self.health.open() {
+            Ok(()) if operation::on_disk(&key.resource) => self.history.get(key.clone()),
+            open => std::future::ready(open.map(|()| self.hub.get(key))).boxed(),
+        }
     }
 
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>> {
         let now = self.health.open().and_then(|()| self.list_now(&query));
-        match (now, query.at) {
-            (Ok(Some(page)), _) => std::future::ready(Ok(page)).boxed(),
-            (Ok(None), Some(at)) => self.history.list(query, at),
-            (Ok(None), None) => refuse(StoreError::Closed),
-            (Err(error), _) => refuse(error),
+        match now {
+            Ok(Some(page)) => std::future::ready(Ok(page)).boxed(),
+            Ok(None) => self.history.list(query),
+            Err(error) => refuse(error),
         }
     }
 
@@ -221,7 +231,7 @@ impl Store for SqliteStore {
             return refuse(error);
         }
         match serde_json::to_string(&write.draft().meta) {
-            Ok(meta) => self.submit(size, |reply| Job::Write { write, meta, reply }),
+            Ok(meta) => self.submit(size, move |turn| turn.write(&write, &meta)),
             Err(error) => refuse(StoreError::Database(Arc::new(error))),
         }
     }
@@ -249,7 +259,16 @@ impl Store for SqliteStore {
     }
 
     fn compact(&self, floor: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.submit(0, |reply| Job::Compact { floor, reply })
+        let (reply, complete) = oneshot::channel();
+        let begun = self.submit(0, move |turn| {
+            turn.compact((floor, reply));
+            Ok(())
+        });
+        async move {
+            begun.await?;
+            complete.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Vec<Appended>, StoreError>> {
@@ -258,7 +277,7 @@ impl Store for SqliteStore {
             return refuse(error);
         }
         let size = append.messages.iter().map(|message| message.body.len() + 64).sum();
-        self.submit(size, |reply| Job::Append { append, reply })
+        self.submit(size, move |turn| turn.append(&append))
     }
 
     fn messages(&self, session: &str, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
@@ -276,7 +295,7 @@ impl Store for SqliteStore {
 
     fn drop_session(&self, session: &str) -> BoxFuture<'_, Result<(), StoreError>> {
         let session = Arc::from(session);
-        self.submit(0, |reply| Job::Drop { session, reply })
+        self.submit(0, move |turn| turn.drop_session(&session))
     }
 
     fn sessions(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, StoreError>> {
@@ -294,15 +313,15 @@ impl Store for SqliteStore {
         }
         self.sessions.put_row(session, row);
         if durable {
-            return self.submit(0, |reply| Job::RunRows { reply });
+            return self.submit(0, |_| Ok(()));
         }
-        self.queue.nudge();
+        self.jobs.nudge();
         std::future::ready(Ok(())).boxed()
     }
 
     fn raise(&self, counter: &str) -> BoxFuture<'_, Result<u64, StoreError>> {
         let name = counter.to_owned();
-        self.submit(0, |reply| Job::Raise { name, reply })
+        self.submit(0, move |turn| turn.raise(&name))
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -313,11 +332,11 @@ impl Store for SqliteStore {
         let (watchers, slow_watchers_ended) = self.hub.counts();
         let (commits, writes) = self.health.counts();
         let objects = self.hub.objects().count();
-        Stats { objects, commits, writes, watchers, slow_watchers_ended, queued: self.queue.len() as u64 }
+        Stats { objects, commits, writes, watchers, slow_watchers_ended, queued: self.jobs.len() as u64 }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.queue.close();
+        self.jobs.close();
         let closed = lock(&self.closed).take();
         async move {
             if let Some(closed) = closed {
@@ -332,7 +351,7 @@ impl Store for SqliteStore {
 impl Drop for SqliteStore {
     /// Waits for the writer, so that the directory is free when the store is gone.
     fn drop(&mut self) {
-        self.queue.close();
+        self.jobs.close();
         if let Some(thread) = lock(&self.thread).take() {
             thread.join().ok();
         }

@@ -168,15 +168,15 @@ async fn select(call: &Call<'_>, scope: Scope, selector: &Selector) -> ApiResult
     }
     if selector.is_everything() {
         let page = page(call, query).await?;
-        let next = next_token(page.revision, &page.items, page.remaining);
-        let remaining = (page.remaining > 0).then_some(page.remaining);
+        let next = next_token(page.revision, &page.items, page.more);
+        let remaining = page.remaining.filter(|remaining| *remaining > 0);
         return Ok(Found { revision: page.revision, items: page.items, next, remaining });
     }
     scan(call, query, selector).await
 }
 
-fn next_token(revision: Revision, items: &[Arc<Object>], remaining: usize) -> Option<String> {
-    let last = items.last().filter(|_| remaining > 0)?;
+fn next_token(revision: Revision, items: &[Arc<Object>], more: bool) -> Option<String> {
+    let last = items.last().filter(|_| more)?;
     Some(Continue { r: revision.0, s: last.key.namespace.to_string(), n: last.key.name.to_string() }.encode())
 }
 
@@ -200,10 +200,10 @@ async fn scan(call: &Call<'_>, mut query: ListQuery, selector: &Selector) -> Api
             }
         }
         let full = wanted == Some(items.len());
-        let left = if full { page.remaining + count - 1 - at.unwrap_or(0) } else { page.remaining };
+        let more = page.more || (full && at.is_some_and(|at| at + 1 < count));
         let last = page.items.last().map(|last| (last.key.namespace.to_string(), last.key.name.to_string()));
-        if full || left == 0 || last.is_none() {
-            let next = if full { next_token(page.revision, &items, left) } else { None };
+        if full || !more || last.is_none() {
+            let next = if full { next_token(page.revision, &items, more) } else { None };
             return Ok(Found { revision: page.revision, items, next, remaining: None });
         }
         query.after = last;

@@ -9,7 +9,7 @@ use futures::{FutureExt, TryFutureExt};
 
 use super::talk::{Told, append, session};
 use super::validator::Recording;
-use super::{Dice, Fixture, Outcome, draft, drain, ensure, text};
+use super::{Dice, Fixture, Outcome, RESOURCES, draft, drain, ensure, text};
 use crate::message::Sender;
 use crate::object::{Key, Revision, Write};
 use crate::watch::{ChangeKind, Scope};
@@ -18,8 +18,6 @@ use crate::{Store, StoreError};
 const ROUNDS: u64 = 3;
 const WRITERS: u64 = 3;
 const APPENDERS: u64 = 3;
-/// The resources that keys are of.
-const RESOURCES: [&str; 2] = ["/pods", "mainstay.dev/sessions"];
 
 /// A write that was tried, and what came of it.
 #[derive(Debug, Clone)]

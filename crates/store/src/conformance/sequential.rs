@@ -179,8 +179,10 @@ impl Run<'_> {
                 && page.items.iter().zip(expected).all(|(object, record)| same(object, record));
             ensure!(equal && page.revision == at, "page {page:?}, expected {expected:?}");
             seen += page.items.len();
-            ensure!(page.remaining == want.len() - seen, "{} remain, expected {}", page.remaining, want.len() - seen);
-            let Some(last) = page.items.last().filter(|_| page.remaining > 0) else { return Ok(()) };
+            let rest = want.len() - seen;
+            let told = page.more == (rest > 0) && page.remaining.is_none_or(|remaining| remaining == rest);
+            ensure!(told, "more: {}, remaining: {:?}, expected {rest}", page.more, page.remaining);
+            let Some(last) = page.items.last().filter(|_| page.more) else { return Ok(()) };
             after = Some((last.key.namespace.to_string(), last.key.name.to_string()));
         }
     }

@@ -1,10 +1,11 @@
-//! All current objects, in key order. Resource and namespace strings are shared by all objects that have them.
+//! All current objects but operations, in key order. Resource and namespace strings are shared by all objects that have them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::object::{Key, Object, Revision};
+use crate::operation;
 use crate::watch::{Change, ChangeKind, Scope};
 
 type Names = BTreeMap<Arc<str>, Arc<Object>>;
@@ -72,6 +73,9 @@ impl Objects {
         let resource = self.resources.entry(object.key.resource.clone()).or_default();
         resource.changed = object.revision;
         self.revision = object.revision;
+        if operation::on_disk(&object.key.resource) {
+            return;
+        }
         if change.kind == ChangeKind::Deleted {
             if let Some(names) = resource.namespaces.get_mut(&object.key.namespace) {
                 self.count -= u64::from(names.remove(&object.key.name).is_some());

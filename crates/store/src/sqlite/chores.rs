@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
 use super::Options;
-use super::queue::Reply;
+use super::jobs::Reply;
 use super::sessions::place;
 use crate::error::StoreError;
 use crate::object::{Key, Revision};

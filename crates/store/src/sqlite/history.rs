@@ -1,5 +1,6 @@
-//! Reads of the past: snapshots that are not the newest, and changes that have left the ring.
+//! Reads of what memory does not hold: operations, snapshots that are not the newest, and changes that have left the ring.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -9,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::readers::Readers;
 use super::{database, schema};
 use crate::error::StoreError;
+use crate::hub::Hub;
 use crate::object::{Key, Object, Revision};
 use crate::watch::{Change, ChangeKind, Replay, ReplayPage, Scope, WatchEnd};
 use crate::{ListPage, ListQuery};
@@ -17,23 +19,55 @@ use crate::{ListPage, ListQuery};
 const WINDOW: u64 = 2_048;
 const PAGE_BYTES: usize = 2 << 20;
 
+/// A deletion, as the history's `kind`.
+const DELETED: u8 = 2;
+
 /// What a scope means in SQL.
 const IN_SCOPE: &str = "h.resource = :resource AND (:namespace IS NULL OR h.namespace = :namespace)
     AND (:name IS NULL OR h.name = :name)";
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct History {
+    hub: Arc<Hub>,
     readers: Arc<Readers>,
 }
 
 impl History {
-    pub(super) fn new(readers: Arc<Readers>) -> Self {
-        Self { readers }
+    pub(super) fn new(hub: Arc<Hub>, readers: Arc<Readers>) -> Self {
+        Self { hub, readers }
     }
 
-    pub(super) fn list(&self, query: ListQuery, at: Revision) -> BoxFuture<'static, Result<ListPage, StoreError>> {
-        Arc::clone(&self.readers).run(move |connection| snapshot(connection, &query, at)).boxed()
+    /// One page of a list at the snapshot that is asked for, or at the newest.
+    pub(super) fn list(&self, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
+        match query.at {
+            Some(at) => Arc::clone(&self.readers).run(move |connection| snapshot(connection, &query, at)).boxed(),
+            None => self.newest(move |connection, at| snapshot(connection, &query, at)),
+        }
+    }
+
+    /// An object as it is now.
+    pub(super) fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<Arc<Object>>, StoreError>> {
+        self.newest(move |connection, at| as_of(connection, &key, at))
+    }
+
+    /// Reads at the newest revision that is visible: what is committed but not published is not seen yet. Compaction may
+    /// overtake a reader that had to wait; it takes a newer one then.
+    fn newest<T: Send + 'static>(
+        &self,
+        read: impl Fn(&Connection, Revision) -> Result<T, StoreError> + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (history, read) = (self.clone(), Arc::new(read));
+        async move {
+            loop {
+                let (at, read) = (history.hub.objects().revision(), Arc::clone(&read));
+                match Arc::clone(&history.readers).run(move |connection| read(connection, at)).await {
+                    Err(StoreError::Expired { .. }) => {}
+                    outcome => return outcome,
+                }
+            }
+        }
+        .boxed()
     }
 }
 
@@ -62,42 +96,50 @@ fn above_floor(connection: &Connection, asked: Revision) -> Result<(), StoreErro
     if asked < floor { Err(StoreError::Expired { asked, floor }) } else { Ok(()) }
 }
 
+fn as_of(connection: &Connection, key: &Key, at: Revision) -> Result<Option<Arc<Object>>, StoreError> {
+    above_floor(connection, at)?;
+    let newest = "SELECT revision, resource, namespace, name, meta, body, kind FROM history
+        WHERE resource = ?1 AND namespace = ?2 AND name = ?3 AND revision <= ?4 ORDER BY revision DESC LIMIT 1";
+    let mut newest = connection.prepare_cached(newest).map_err(database)?;
+    let object = |row: &Row<'_>| Ok((row.get::<_, u8>(6)? != DELETED).then_some(Arc::new(schema::object(row)?)));
+    let found = newest.query_row((&key.resource, &key.namespace, &key.name, at.0), object).optional();
+    Ok(found.map_err(database)?.flatten())
+}
+
 fn snapshot(connection: &Connection, query: &ListQuery, at: Revision) -> Result<ListPage, StoreError> {
     above_floor(connection, at)?;
-    let limit = query.limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
-    let live = format!(
-        "FROM history h WHERE {IN_SCOPE} AND (h.namespace, h.name) > (:after_namespace, :after_name) AND h.kind <> 2
+    // Each form is a range of the index, in the order of the keys.
+    let after = match query.scope.namespace {
+        Some(_) => "h.namespace = :namespace AND h.name > :after_name AND :after_namespace IS NOT NULL",
+        None => "(h.namespace, h.name) > (:after_namespace, :after_name) AND :namespace IS NULL",
+    };
+    let select = format!(
+        "SELECT h.revision, h.resource, h.namespace, h.name, h.meta, h.body FROM history h
+         WHERE h.resource = :resource AND {after} AND (:name IS NULL OR h.name = :name) AND h.kind <> 2
          AND h.revision = (SELECT max(x.revision) FROM history x WHERE x.resource = h.resource
-            AND x.namespace = h.namespace AND x.name = h.name AND x.revision <= :at)"
+            AND x.namespace = h.namespace AND x.name = h.name AND x.revision <= :at)
+         ORDER BY h.namespace, h.name LIMIT :limit"
     );
-    let columns = "h.revision, h.resource, h.namespace, h.name, h.meta, h.body";
-    let page = |after: (&str, &str), limit: i64| {
-        let select = format!("SELECT {columns} {live} ORDER BY h.namespace, h.name LIMIT :limit");
-        let mut statement = connection.prepare_cached(&select)?;
-        let rows = statement.query_map(
-            named_params! {
-                ":resource": query.scope.resource, ":namespace": query.scope.namespace, ":name": query.scope.name,
-                ":after_namespace": after.0, ":after_name": after.1, ":at": at.0, ":limit": limit,
-            },
-            |row| schema::object(row).map(Arc::new),
-        )?;
-        rows.collect::<rusqlite::Result<Vec<Arc<Object>>>>()
-    };
-    let count = |after: (&str, &str)| {
-        connection.prepare_cached(&format!("SELECT count(*) {live}"))?.query_row(
-            named_params! {
-                ":resource": query.scope.resource, ":namespace": query.scope.namespace, ":name": query.scope.name,
-                ":after_namespace": after.0, ":after_name": after.1, ":at": at.0,
-            },
-            |row| row.get(0),
-        )
-    };
+    // One more tells whether there is more.
+    let limit = query.limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
     let after = query.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
-    let items = page(after, limit).map_err(database)?;
-    let last = items.last().map_or(after, |object| (&*object.key.namespace, &*object.key.name));
-    let cut = query.limit.is_some_and(|limit| items.len() == limit);
-    let remaining: u64 = if cut { count(last).map_err(database)? } else { 0 };
-    Ok(ListPage { revision: at, remaining: usize::try_from(remaining).unwrap_or(usize::MAX), items })
+    let after = match query.scope.namespace.as_deref().map(|only| after.0.cmp(only)) {
+        Some(Ordering::Less) => ("", ""),
+        Some(Ordering::Greater) => {
+            return Ok(ListPage { revision: at, items: Vec::new(), more: false, remaining: Some(0) });
+        }
+        Some(Ordering::Equal) | None => after,
+    };
+    let mut select = connection.prepare_cached(&select).map_err(database)?;
+    let parameters = named_params! {
+        ":resource": query.scope.resource, ":namespace": query.scope.namespace, ":name": query.scope.name,
+        ":after_namespace": after.0, ":after_name": after.1, ":at": at.0, ":limit": limit,
+    };
+    let rows = select.query_map(parameters, |row| schema::object(row).map(Arc::new)).map_err(database)?;
+    let mut items = rows.collect::<rusqlite::Result<Vec<Arc<Object>>>>().map_err(database)?;
+    let more = query.limit.is_some_and(|limit| items.len() > limit);
+    items.truncate(query.limit.unwrap_or(usize::MAX));
+    Ok(ListPage { revision: at, items, more, remaining: (!more).then_some(0) })
 }
 
 fn replay(connection: &Connection, scope: &Scope, after: Revision, upto: Revision) -> Result<ReplayPage, StoreError> {

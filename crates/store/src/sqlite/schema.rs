@@ -14,6 +14,7 @@ use super::{Options, database};
 use crate::error::StoreError;
 use crate::hub::Objects;
 use crate::object::{Key, Meta, Object, Revision};
+use crate::operation::OPERATIONS;
 
 /// Each brings the schema from the version of its index to the next. Only ever append.
 const MIGRATIONS: &[&str] = &["
@@ -57,6 +58,33 @@ const MIGRATIONS: &[&str] = &["
     UPDATE messages SET sender = CASE id WHEN 'prompt-1' THEN 2 ELSE 1 END WHERE kind = 'user';
     DROP INDEX message_by_id;
     CREATE UNIQUE INDEX message_by_id ON messages (session, sender, id);
+", "
+    -- A row beside each operation's object. state: 0 ready, 1 delayed, 2 blocked, 3 running, 4 succeeded, 5 cancelled,
+    -- 6 dead. created, run_at, started: milliseconds since 1970. undoing, history: JSON.
+    CREATE TABLE operations (
+        seq INTEGER PRIMARY KEY, uid TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, lane TEXT NOT NULL,
+        handler TEXT NOT NULL, priority INTEGER NOT NULL, key TEXT, created INTEGER NOT NULL, state INTEGER NOT NULL,
+        run_at INTEGER NOT NULL, cancelled INTEGER NOT NULL, replays INTEGER NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+        started INTEGER NOT NULL DEFAULT 0, undoing TEXT, history TEXT NOT NULL DEFAULT '[]');
+    CREATE UNIQUE INDEX operation_by_uid ON operations (uid);
+    CREATE INDEX operation_ready ON operations (lane, priority DESC, seq) WHERE state = 0;
+    CREATE INDEX operation_due ON operations (run_at, seq) WHERE state = 1;
+    CREATE INDEX operation_blocked ON operations (lane, key, priority DESC, seq) WHERE state = 2;
+    CREATE INDEX operation_live ON operations (state, seq) WHERE state IN (0, 3);
+    -- Of one key only one is ready or running.
+    CREATE UNIQUE INDEX operation_of_key ON operations (lane, key) WHERE state IN (0, 3) AND key IS NOT NULL;
+
+    -- The journals. state: 0 intent, 1 done, 2 undoing, 3 undone. place: which entry was the first of its step, from 0.
+    CREATE TABLE steps (
+        operation INTEGER NOT NULL, step TEXT NOT NULL, place INTEGER NOT NULL, state INTEGER NOT NULL,
+        attempt INTEGER NOT NULL, output TEXT NOT NULL, PRIMARY KEY (operation, step)) WITHOUT ROWID;
+
+    -- How many operations of a lane are in which state, and when it had its turn, or began to wait for one.
+    CREATE TABLE lanes (
+        lane TEXT PRIMARY KEY, ready INTEGER NOT NULL, delayed INTEGER NOT NULL, blocked INTEGER NOT NULL,
+        running INTEGER NOT NULL, dead INTEGER NOT NULL, turn INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX lane_turn ON lanes (running, turn) WHERE ready > 0;
 "];
 
 /// The writing connection, with the schema brought up to date.
@@ -89,7 +117,7 @@ fn prepare(connection: &Connection, options: &Options, fresh: bool) -> rusqlite:
     if let Some(pages) = options.max_pages {
         connection.pragma_update(None, "max_page_count", pages)?;
     }
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(128);
     Ok(())
 }
 
@@ -103,20 +131,25 @@ fn migrate(connection: &mut Connection, version: u32) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The current objects, at the newest revision, and the floor.
+/// The current objects that are kept in memory, at the newest revision, and the floor.
 pub(super) fn load(connection: &Connection) -> Result<(Objects, Revision), StoreError> {
     let log = "SELECT revision, floor FROM log";
     let (revision, floor): (u64, u64) =
         connection.query_row(log, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(database)?;
     let mut objects = Objects::at(Revision(revision));
-    let select = "SELECT h.revision, h.resource, h.namespace, h.name, h.meta, h.body
-                  FROM objects o JOIN history h ON h.revision = o.revision";
-    let mut statement = connection.prepare(select).map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let mut object = object(row).map_err(database)?;
-        object.key = objects.intern(&object.key);
-        objects.load(Arc::new(object));
+    // Two ranges of the key: a million operations between them cost nothing.
+    for others in ["o.resource < ?1", "o.resource > ?1"] {
+        let select = format!(
+            "SELECT h.revision, h.resource, h.namespace, h.name, h.meta, h.body
+             FROM objects o JOIN history h ON h.revision = o.revision WHERE {others}"
+        );
+        let mut statement = connection.prepare(&select).map_err(database)?;
+        let mut rows = statement.query([OPERATIONS]).map_err(database)?;
+        while let Some(row) = rows.next().map_err(database)? {
+            let mut object = object(row).map_err(database)?;
+            object.key = objects.intern(&object.key);
+            objects.load(Arc::new(object));
+        }
     }
     Ok((objects, Revision(floor)))
 }

@@ -3,6 +3,7 @@
 //! A turn takes the first job and whatever waits behind it, and makes one transaction of them: commit, publish, answer,
 //! in that order. A little of the chores rides along.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -12,11 +13,11 @@ use mainstay_runtime::fault::{self, Point};
 use rusqlite::{Connection, ErrorCode};
 use tokio::time::Instant;
 
-use super::batch::Broken;
 use super::chores::{Chores, Done, IDLE_SLICE};
-use super::queue::{Found, Job, Queue};
+use super::jobs::{Broken, Found, Job, Jobs};
+use super::operations::Leases;
 use super::sessions::Sessions;
-use super::work::{Answer, Work};
+use super::turn::{Gathered, Turn};
 use super::{Options, database, lacks_index};
 use crate::error::StoreError;
 use crate::hub::Hub;
@@ -61,14 +62,21 @@ impl Health {
     }
 }
 
+/// What the writer shares with those who call the store.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub(super) hub: Arc<Hub>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) health: Arc<Health>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: Connection,
-    hub: Arc<Hub>,
-    sessions: Arc<Sessions>,
-    queue: Arc<Queue>,
-    health: Arc<Health>,
+    parts: Parts,
     chores: Chores,
     /// When the oldest unwritten run row was noticed.
     dirty_since: Option<Instant>,
@@ -80,14 +88,14 @@ pub(super) struct Writer {
 }
 
 /// Tells everybody that the store is closed, however the thread ends.
-struct Closing(Arc<Hub>, Arc<Queue>, Arc<Health>);
+struct Closing(Parts);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.2.state.store(CLOSED, Ordering::Release);
-        self.1.close();
-        self.0.close();
-        while let Found::Jobs(jobs) = self.1.take(Duration::ZERO) {
+        self.0.health.state.store(CLOSED, Ordering::Release);
+        self.0.jobs.close();
+        self.0.hub.close();
+        while let Found::Jobs(jobs) = self.0.jobs.take(Duration::ZERO) {
             for job in jobs {
                 job.fail(&StoreError::Closed);
             }
@@ -96,12 +104,7 @@ impl Drop for Closing {
 }
 
 impl Writer {
-    pub(super) fn new(
-        connection: Connection,
-        options: &Options,
-        (hub, sessions, queue, health): (Arc<Hub>, Arc<Sessions>, Arc<Queue>, Arc<Health>),
-    ) -> Result<Self, StoreError> {
-        let mut connection = connection;
+    pub(super) fn new(mut connection: Connection, options: &Options, parts: Parts) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&log_pages);
         connection
@@ -110,14 +113,11 @@ impl Writer {
                 Ok(())
             }))
             .map_err(database)?;
-        let chores = Chores::new(&connection, options, hub.floor()).map_err(database)?;
+        let chores = Chores::new(&connection, options, parts.hub.floor()).map_err(database)?;
         let checkpoint_pages = options.checkpoint_pages;
         Ok(Self {
             connection,
-            hub,
-            sessions,
-            queue,
-            health,
+            parts,
             chores,
             dirty_since: None,
             log_pages,
@@ -127,24 +127,24 @@ impl Writer {
         })
     }
 
-    /// Works until the queue is closed and empty.
+    /// Works until the store is closed and nothing waits.
     pub(super) fn run(mut self) {
-        let _closing = Closing(Arc::clone(&self.hub), Arc::clone(&self.queue), Arc::clone(&self.health));
-        while let Found::Jobs(jobs) = self.queue.take(self.patience()) {
-            self.chores.tick(Instant::now(), self.hub.published());
+        let _closing = Closing(self.parts.clone());
+        while let Found::Jobs(jobs) = self.parts.jobs.take(self.patience()) {
+            self.chores.tick(Instant::now(), self.parts.hub.published());
             if !jobs.is_empty() || self.is_due() {
                 self.turn(jobs);
             }
             self.checkpoint();
             self.give_back_space();
         }
-        if self.sessions.is_dirty() {
+        if self.parts.sessions.is_dirty() {
             self.turn(Vec::new());
         }
     }
 
     fn patience(&self) -> Duration {
-        if self.health.is_full() {
+        if self.parts.health.is_full() {
             return LINGER;
         }
         if self.chores.pending() || self.vacuum {
@@ -152,84 +152,99 @@ impl Writer {
         }
         match self.dirty_since {
             Some(since) => LINGER.saturating_sub(since.elapsed()),
-            None => self.chores.patience(self.hub.published()),
+            None => self.chores.patience(self.parts.hub.published()),
         }
     }
 
     /// Whether something is to be written though nobody waits for it.
     fn is_due(&mut self) -> bool {
-        if self.sessions.is_dirty() {
+        if self.parts.sessions.is_dirty() {
             let since = *self.dirty_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= LINGER {
                 return true;
             }
         }
-        self.chores.pending() || self.health.is_full()
+        self.chores.pending() || self.parts.health.is_full()
     }
 
     /// One transaction.
-    fn turn(&mut self, jobs: Vec<Job>) {
-        let budget = match (self.health.is_full(), jobs.len()) {
-            (true, _) => 0,
-            (false, 0) => IDLE_SLICE,
-            // Twice as many as are written, so that the chores keep up under any load.
-            (false, _) => 2 * jobs.iter().map(Job::rows).sum::<usize>() + 8,
-        };
-        let hub = Arc::clone(&self.hub);
-        let mut work = Work::new(&hub, jobs, self.sessions.take_dirty());
-        match self.transact(&mut work, budget) {
-            Ok(done) => self.finish(work, &done),
-            Err(broken) => self.give_up(work, broken),
+    fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        let dirty = self.parts.sessions.take_dirty();
+        match self.transact(&mut jobs, &dirty) {
+            Ok((gathered, done)) => self.finish(jobs, gathered, &done),
+            Err(broken) => {
+                self.parts.sessions.give_back(dirty);
+                self.give_up(jobs, broken);
+            }
         }
     }
 
-    fn transact(&self, work: &mut Work<'_>, budget: usize) -> Result<Done, Broken> {
-        let connection = &self.connection;
+    fn transact(&self, jobs: &mut [Box<dyn Job>], dirty: &HashSet<Arc<str>>) -> Result<(Gathered, Done), Broken> {
+        let (connection, parts) = (&self.connection, &self.parts);
+        let before = connection.total_changes();
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        work.apply(connection, &self.sessions)?;
+        let mut turn = Turn::new(connection, &parts.hub, &parts.sessions, &parts.leases);
+        turn.write_rows(dirty)?;
+        for job in &mut *jobs {
+            job.apply(&mut turn)?;
+        }
+        let gathered = turn.finish()?;
+        let budget = match (parts.health.is_full(), jobs.len()) {
+            (true, _) => 0,
+            (false, 0) => IDLE_SLICE,
+            // Twice as many as are written, so that the chores keep up under any load.
+            (false, _) => 2 * gathered.rows + 8,
+        };
         let done = self.chores.slice(connection, budget)?;
-        if self.health.is_full() {
+        if parts.health.is_full() {
             // Something must be written, or nothing would be tried.
             let probe =
                 "INSERT INTO counters VALUES ('store/probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
             connection.prepare_cached(probe)?.execute([])?;
         }
-        fault::hit(Point::StoreBeforeCommit).map_err(Broken::Injected)?;
+        let changed = connection.total_changes() != before;
+        if changed {
+            fault::hit(Point::StoreBeforeCommit).map_err(Broken::Injected)?;
+        }
+        // Costs nothing when nothing was changed: a claim that finds nothing is only a read.
         connection.prepare_cached("COMMIT")?.execute([])?;
-        fault::hit(Point::StoreAfterCommit).ok();
-        Ok(done)
+        if changed {
+            parts.health.commits.fetch_add(1, Ordering::Relaxed);
+            fault::hit(Point::StoreAfterCommit).ok();
+        }
+        Ok((gathered, done))
     }
 
     /// The batch is on disk: publish, then answer.
-    fn finish(&mut self, work: Work<'_>, done: &Done) {
-        if self.health.state.swap(WELL, Ordering::AcqRel) == FULL {
+    fn finish(&mut self, jobs: Vec<Box<dyn Job>>, gathered: Gathered, done: &Done) {
+        let parts = &self.parts;
+        if parts.health.state.swap(WELL, Ordering::AcqRel) == FULL {
             tracing::info!("the disk has room again: writes are accepted");
         }
         self.dirty_since = None;
-        let (changes, touched, freed, answers) = work.settle();
-        self.health.commits.fetch_add(1, Ordering::Relaxed);
-        self.health.writes.fetch_add(changes.len() as u64, Ordering::Relaxed);
-        self.hub.publish(&changes);
-        self.sessions.publish(touched);
+        parts.health.writes.fetch_add(gathered.changes.len() as u64, Ordering::Relaxed);
+        parts.hub.publish(&gathered.changes);
+        parts.sessions.publish(gathered.touched);
+        parts.leases.publish(gathered.operations);
         if let Some(floor) = self.chores.settle(done) {
-            self.hub.raise_floor(floor);
+            parts.hub.raise_floor(floor);
         }
-        for key in freed {
+        for key in gathered.freed {
             self.chores.free_messages(key);
         }
         self.vacuum |= done.frees() && !self.chores.pending();
         fault::hit(Point::StoreAfterPublish).ok();
-        for answer in answers {
-            match answer {
-                Answer::Compact(floor, reply) => self.chores.compact(floor, self.hub.published(), reply),
-                answer => answer.send(),
-            }
+        for job in jobs {
+            job.answer();
+        }
+        for (floor, reply) in gathered.compactions {
+            self.chores.compact(floor, parts.hub.published(), reply);
         }
         self.chores.answer();
     }
 
     /// Nothing of the batch is on disk: everybody is told why, or the process stops.
-    fn give_up(&mut self, work: Work<'_>, broken: Broken) {
+    fn give_up(&mut self, jobs: Vec<Box<dyn Job>>, broken: Broken) {
         let error = match broken {
             Broken::Injected(injected) => StoreError::Database(Arc::new(injected)),
             Broken::Diverged(what) => stop(&format!("{what} on disk is not what is in memory")),
@@ -240,11 +255,13 @@ impl Writer {
         {
             stop(&format!("a transaction cannot be rolled back: {error}"));
         }
-        if matches!(error, StoreError::Full) && self.health.state.swap(FULL, Ordering::AcqRel) == WELL {
+        if matches!(error, StoreError::Full) && self.parts.health.state.swap(FULL, Ordering::AcqRel) == WELL {
             tracing::warn!("the disk is full: the store is read-only until there is room");
         }
         self.dirty_since = None;
-        self.sessions.give_back(work.fail(&error));
+        for job in jobs {
+            job.fail(&error);
+        }
     }
 
     /// Copies the log into the database when it has grown; between two batches, so that it always gets to the end.
@@ -258,7 +275,7 @@ impl Writer {
         match self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0)) {
             Ok(_) => {}
             Err(error) => match survivable(error) {
-                StoreError::Full => self.health.state.store(FULL, Ordering::Release),
+                StoreError::Full => self.parts.health.state.store(FULL, Ordering::Release),
                 error => tracing::warn!(%error, "the log was not copied"),
             },
         }
@@ -268,7 +285,7 @@ impl Writer {
 
     /// Gives pages that compaction has freed back to the file system, a few at a time.
     fn give_back_space(&mut self) {
-        if !self.vacuum || self.queue.len() > 0 || self.health.is_full() {
+        if !self.vacuum || self.parts.jobs.len() > 0 || self.parts.health.is_full() {
             return;
         }
         match self.vacuum_step() {

@@ -12,5 +12,6 @@ mod child;
 mod compaction;
 mod crash;
 mod disk;
+mod operations;
 mod power;
 mod support;

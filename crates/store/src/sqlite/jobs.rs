@@ -1,15 +1,15 @@
 //! What waits for the writer: bounded in items and bytes; beyond, writes are refused as busy.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::turn::Turn;
 use crate::error::StoreError;
 use crate::lock;
-use crate::message::{Append, Appended};
-use crate::object::{Object, Revision, Write};
 
 /// The most that one transaction takes.
 const BATCH_ITEMS: usize = 512;
@@ -18,54 +18,93 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Where a job's outcome goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// One thing for the writer to do.
+/// Why a transaction did not commit.
 #[derive(Debug)]
-pub(super) enum Job {
-    /// A compare-and-swap; `meta` is the draft's, serialised by the caller.
-    Write {
-        write: Write,
-        meta: String,
-        reply: Reply<Arc<Object>>,
-    },
-    Append {
-        append: Append,
-        reply: Reply<Vec<Appended>>,
-    },
-    /// Make the run rows that were put so far durable.
-    RunRows {
-        reply: Reply<()>,
-    },
-    Drop {
-        session: Arc<str>,
-        reply: Reply<()>,
-    },
-    Raise {
-        name: String,
-        reply: Reply<u64>,
-    },
-    Compact {
-        floor: Revision,
-        reply: Reply<()>,
-    },
+pub(super) enum Broken {
+    Sql(rusqlite::Error),
+    /// A test wanted it so.
+    Injected(mainstay_runtime::fault::Injected),
+    /// Memory and disk disagree.
+    Diverged(&'static str),
 }
 
-impl Job {
-    /// How many rows it adds, about.
-    pub(super) fn rows(&self) -> usize {
-        match self {
-            Self::Append { append, .. } => append.messages.len(),
-            Self::Write { .. }
-            | Self::RunRows { .. }
-            | Self::Drop { .. }
-            | Self::Raise { .. }
-            | Self::Compact { .. } => 1,
-        }
+/// Why a job did not do what it was to do.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// It does not hold, and has changed nothing.
+    Refused(StoreError),
+    /// Nothing of the whole transaction counts.
+    Broken(Broken),
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl<E: Into<Broken>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+/// One thing for the writer to do.
+pub(super) trait Job: Send {
+    /// Does it, inside the turn's transaction, and remembers what came of it.
+    fn apply(&mut self, turn: &mut Turn<'_>) -> Result<(), Broken>;
+
+    /// The transaction is committed: tells the caller what came of it. One that went away does not undo it.
+    fn answer(self: Box<Self>);
+
+    /// Nothing of the transaction is on disk: tells the caller, since what it was refused for may not have happened either.
+    fn fail(self: Box<Self>, error: &StoreError);
+}
+
+impl fmt::Debug for dyn Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+struct Task<T, F> {
+    act: Option<F>,
+    outcome: Result<T, StoreError>,
+    reply: Reply<T>,
+}
+
+/// A job that is what `act` does.
+pub(super) fn job<T, F>(act: F, reply: Reply<T>) -> Box<dyn Job>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Turn<'_>) -> Result<T, Failed> + Send + 'static,
+{
+    Box::new(Task { act: Some(act), outcome: Err(StoreError::Closed), reply })
+}
+
+impl<T: Send, F: FnOnce(&mut Turn<'_>) -> Result<T, Failed> + Send> Job for Task<T, F> {
+    fn apply(&mut self, turn: &mut Turn<'_>) -> Result<(), Broken> {
+        let Some(act) = self.act.take() else { return Ok(()) };
+        self.outcome = match act(turn) {
+            Ok(done) => Ok(done),
+            Err(Failed::Refused(why)) => Err(why),
+            Err(Failed::Broken(broken)) => return Err(broken),
+        };
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        self.reply.send(self.outcome).ok();
+    }
+
+    fn fail(self: Box<Self>, error: &StoreError) {
+        self.reply.send(Err(error.clone())).ok();
     }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct Jobs {
     state: Mutex<State>,
     filled: Condvar,
     items: usize,
@@ -74,7 +113,7 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: VecDeque<(Job, usize)>,
+    jobs: VecDeque<(Box<dyn Job>, usize)>,
     bytes: usize,
     nudged: bool,
     closed: bool,
@@ -84,12 +123,12 @@ struct State {
 #[derive(Debug)]
 pub(super) enum Found {
     /// Jobs; none when the wait was over or the writer was nudged.
-    Jobs(Vec<Job>),
+    Jobs(Vec<Box<dyn Job>>),
     /// Closed, and nothing left.
     Closed,
 }
 
-impl Queue {
+impl Jobs {
     pub(super) fn new(items: usize, bytes: usize) -> Self {
         Self { state: Mutex::default(), filled: Condvar::new(), items, bytes }
     }
@@ -98,7 +137,7 @@ impl Queue {
         lock(&self.state).jobs.len()
     }
 
-    pub(super) fn push(&self, job: Job, size: usize) -> Result<(), StoreError> {
+    pub(super) fn push(&self, job: Box<dyn Job>, size: usize) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(StoreError::Closed);

@@ -1,0 +1,149 @@
+//! Who holds what runs, and until when: in memory, changed only after the commit that says so.
+//!
+//! A lease is judged by the clock of the caller: the instant at which a renewal or a claim was called.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::lock;
+use crate::operation::{Attempt, Renewal};
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::sqlite) struct Leases {
+    held: Mutex<HashMap<Arc<str>, Lease>>,
+    changes: watch::Sender<u64>,
+    fenced: AtomicU64,
+    lost: AtomicU64,
+    /// The newest turn of a lane. One that was given in a transaction that failed is left out.
+    turn: AtomicU64,
+}
+
+/// One attempt that runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lease {
+    pub(super) number: u64,
+    /// `None` when its worker died with the process before.
+    pub(super) expires: Option<Instant>,
+    /// It is to be cancelled.
+    pub(super) cancelled: bool,
+    /// Its holder was told so.
+    pub(super) told: bool,
+}
+
+/// What a transaction changes in memory, once it is committed.
+#[derive(Debug, Default)]
+pub(in crate::sqlite) struct Effects {
+    /// In the order of the jobs: one may drop what another grants.
+    pub(super) leases: Vec<(Arc<str>, Hold)>,
+    /// Something can be claimed, or is to be cancelled, that was not before.
+    pub(super) wake: bool,
+    pub(super) fenced: u64,
+    pub(super) lost: u64,
+}
+
+/// What becomes of an operation's lease.
+#[derive(Debug)]
+pub(super) enum Hold {
+    Granted(Lease),
+    Cancelled,
+    Dropped,
+}
+
+impl Leases {
+    /// Whatever runs on disk has lost its worker: it is put back by the first claim, which knows the time.
+    pub(in crate::sqlite) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let select = "SELECT uid, attempt FROM operations WHERE state = 3 AND state IN (0, 3)";
+        let mut select = connection.prepare(select)?;
+        let orphan = |number| Lease { number, expires: None, cancelled: false, told: false };
+        let held = select.query_map([], |row| Ok((row.get(0)?, orphan(row.get(1)?))))?;
+        let turn = connection.query_row("SELECT ifnull(max(turn), 0) FROM lanes", [], |row| row.get(0))?;
+        Ok(Self {
+            held: Mutex::new(held.collect::<rusqlite::Result<_>>()?),
+            changes: watch::Sender::new(0),
+            fenced: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            turn: AtomicU64::new(turn),
+        })
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What was refused as fenced, and what was lost.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.fenced.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn renew(&self, attempts: &[Attempt], lease: Duration) -> Vec<Renewal> {
+        let mut held = lock(&self.held);
+        // Under the lock: a claim that finds a lease expired has looked at the clock before.
+        let now = Instant::now();
+        let renew = |attempt: &Attempt| match held.get_mut(&attempt.id) {
+            Some(found) if found.number == attempt.number && found.is_held(now) => {
+                found.expires = Some(now + lease);
+                found.told = found.cancelled;
+                if found.cancelled { Renewal::Cancelled } else { Renewal::Held }
+            }
+            _ => Renewal::Lost,
+        };
+        let renewals: Vec<Renewal> = attempts.iter().map(renew).collect();
+        let lost = renewals.iter().filter(|renewal| **renewal == Renewal::Lost).count();
+        self.fenced.fetch_add(lost as u64, Ordering::Relaxed);
+        renewals
+    }
+
+    /// The lease of an attempt, when there is one.
+    pub(super) fn of(&self, attempt: &Attempt) -> Option<Lease> {
+        lock(&self.held).get(&attempt.id).copied().filter(|lease| lease.number == attempt.number)
+    }
+
+    /// Attempts whose leases have expired.
+    pub(super) fn expired(&self, now: Instant) -> Vec<Attempt> {
+        let held = lock(&self.held);
+        let expired = held.iter().filter(|(_, lease)| !lease.is_held(now));
+        expired.map(|(id, lease)| Attempt { id: Arc::clone(id), number: lease.number }).collect()
+    }
+
+    /// When the first of those that are held expires.
+    pub(super) fn next_expiry(&self, now: Instant) -> Option<Duration> {
+        let held = lock(&self.held);
+        let ahead = held.values().filter_map(|lease| lease.expires).filter(|expires| *expires > now).min();
+        ahead.map(|expires| expires - now)
+    }
+
+    /// The transaction is committed, and what it wrote is visible.
+    pub(in crate::sqlite) fn publish(&self, effects: Effects) {
+        let mut held = lock(&self.held);
+        for (id, hold) in effects.leases {
+            match hold {
+                Hold::Granted(lease) => drop(held.insert(id, lease)),
+                Hold::Dropped => drop(held.remove(&id)),
+                Hold::Cancelled => drop(held.get_mut(&id).map(|lease| lease.cancelled = true)),
+            }
+        }
+        drop(held);
+        self.fenced.fetch_add(effects.fenced, Ordering::Relaxed);
+        self.lost.fetch_add(effects.lost, Ordering::Relaxed);
+        if effects.wake {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn is_held(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires > now)
+    }
+}

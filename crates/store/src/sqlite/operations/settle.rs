@@ -1,0 +1,98 @@
+//! What the holder of an attempt says of it: steps, and what came of it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::leases::Hold;
+use super::{Entry, Operations, rows};
+use crate::error::StoreError;
+use crate::object::Object;
+use crate::operation::{Attempt, Note, Settlement, State, StepRow, StepState};
+use crate::sqlite::jobs::Failed;
+use crate::sqlite::turn::Turn;
+use crate::watch::ChangeKind;
+
+impl Turn<'_> {
+    /// See [`crate::Queue::settle`]; `meta` is that of the object's write, serialised.
+    pub(in crate::sqlite) fn settle(
+        &mut self,
+        attempt: &Attempt,
+        settlement: Settlement,
+        meta: &str,
+    ) -> Result<Option<Arc<Object>>, Failed> {
+        let mut entry = self.operations.held(attempt)?;
+        let Settlement::End { state, note, write } = settlement else {
+            self.operations.put_off(entry, attempt, settlement)?;
+            return Ok(None);
+        };
+        if *write.key() != entry.object {
+            return Err(Failed::Refused(StoreError::Missing));
+        }
+        // First what can be refused.
+        let change = self.objects.write(&write, meta)?;
+        if change.kind == ChangeKind::Deleted {
+            self.operations.forget(&entry)?;
+        } else {
+            self.operations.end(&mut entry, state, note)?;
+        }
+        Ok(Some(Arc::clone(&change.object)))
+    }
+}
+
+impl Operations<'_> {
+    /// See [`crate::Queue::journal`].
+    pub(in crate::sqlite) fn journal(&mut self, attempt: &Attempt, step: &StepRow, now: Instant) -> Result<(), Failed> {
+        let mut entry = self.held(attempt)?;
+        if !self.leases.of(attempt).is_some_and(|lease| lease.is_held(now)) {
+            return Err(self.fence(attempt));
+        }
+        rows::enter(self.connection, entry.seq, attempt.number, step)?;
+        if matches!(step.state, StepState::Done | StepState::Undone) && entry.row.lost > 0 {
+            entry.row.lost = 0;
+            rows::save(self.connection, &entry)?;
+        }
+        Ok(())
+    }
+
+    /// The row of the attempt, when that is the current one.
+    fn held(&mut self, attempt: &Attempt) -> Result<Entry, Failed> {
+        let found = rows::find(self.connection, &attempt.id)?;
+        found.filter(|entry| entry.is_held_by(attempt)).ok_or_else(|| self.fence(attempt))
+    }
+
+    fn fence(&mut self, attempt: &Attempt) -> Failed {
+        self.effects.fenced += 1;
+        Failed::Refused(StoreError::Fenced(attempt.clone()))
+    }
+
+    /// There will be another attempt.
+    fn put_off(&mut self, mut entry: Entry, attempt: &Attempt, settlement: Settlement) -> rusqlite::Result<()> {
+        let (run_at_ms, failed) = match settlement {
+            Settlement::Retry { run_at_ms, note, undoing } => (run_at_ms, Some((note, undoing))),
+            Settlement::Later { run_at_ms } => (run_at_ms, None),
+            Settlement::End { .. } => return Ok(()),
+        };
+        if let Some((note, undoing)) = failed {
+            entry.row.failures += 1;
+            entry.row.undoing = undoing.or(entry.row.undoing.take());
+            entry.note(note);
+        }
+        entry.row.lost = 0;
+        entry.row.run_at_ms = run_at_ms;
+        // A cancellation that its holder has not heard of does not wait for a time that was chosen without knowing of it.
+        if entry.row.cancelled && !self.leases.of(attempt).is_some_and(|lease| lease.told) {
+            entry.row.run_at_ms = 0;
+        }
+        self.effects.leases.push((Arc::clone(&attempt.id), Hold::Dropped));
+        self.shift(&mut entry, State::Delayed)
+    }
+
+    fn end(&mut self, entry: &mut Entry, state: State, note: Option<Note>) -> rusqlite::Result<()> {
+        if let Some(note) = note {
+            entry.note(note);
+        }
+        self.effects.leases.push((Arc::clone(&entry.uid), Hold::Dropped));
+        self.shift(entry, if state.is_final() { state } else { State::Dead })
+    }
+}
