@@ -3,21 +3,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use mainstay_runtime::Timestamp;
+use mainstay_runtime::duty::{Tick, table};
+use mainstay_runtime::{Doing, Failure, Timestamp};
 use mainstay_store::{Key, Object, Store, StoreError, Write};
 use serde::Deserialize;
 
 use crate::catalog::Entry;
-use crate::chores;
 use crate::habits::session;
 use crate::object;
 use crate::server::ApiServer;
 use crate::status::{About, ApiError, ApiResult};
-
-/// How often activity is written to status.
-const WRITE_EVERY: Duration = Duration::from_secs(10);
 
 /// What happened in a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,19 +128,22 @@ async fn earlier(store: &dyn Store, session: &Object) -> Result<Seen, StoreError
     Ok(Seen { last_message, activity_ms })
 }
 
-/// Starts the task that writes activity to status.
+/// Starts the duty that writes activity to status.
 pub(crate) fn keep_written(server: &ApiServer) {
     let Some(entry) = server.catalog().of_group(mainstay_api::GROUP, "sessions").cloned() else { return };
     let owned = server.clone();
-    chores::every(server, "session-activity", WRITE_EVERY, move || write_all(owned.clone(), entry.clone()));
+    server.duties().start(&table::SESSION_ACTIVITY, move |tick| write_all(owned.clone(), entry.clone(), tick));
 }
 
-async fn write_all(server: ApiServer, entry: Arc<Entry>) {
+/// Writes what is not written yet. One that cannot be written does not keep the others; the first such is the outcome.
+async fn write_all(server: ApiServer, entry: Arc<Entry>, tick: Tick) -> Result<(), Failure> {
+    let mut outcome = Ok(());
     for (uid, key, seen) in server.activity().unwritten() {
-        if let Err(error) = write(&server, &entry, &uid, &key, seen).await {
-            tracing::warn!(%key, %error, "the activity of a session could not be written");
-        }
+        tick.check()?;
+        let written = write(&server, &entry, &uid, &key, seen).await;
+        outcome = outcome.and(written.doing(format!("write the activity of session {key}")));
     }
+    outcome
 }
 
 async fn write(server: &ApiServer, entry: &Entry, uid: &Arc<str>, key: &Key, seen: Seen) -> ApiResult<()> {

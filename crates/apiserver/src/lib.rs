@@ -12,7 +12,6 @@ mod admission;
 pub mod auth;
 pub mod body;
 mod catalog;
-mod chores;
 mod config;
 mod content;
 pub mod crypt;

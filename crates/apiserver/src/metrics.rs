@@ -1,11 +1,13 @@
 //! What the server counts, in OpenMetrics' text format. Labels come from closed sets: verbs, registered resources, codes,
 //! names of controllers.
 
+mod duties;
 mod figures;
 
 use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
+use mainstay_runtime::duty::Duties;
 use mainstay_store::Store;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -76,7 +78,7 @@ fn latencies() -> Histogram {
 
 impl Metrics {
     /// No requests yet.
-    pub(crate) fn new(store: Arc<dyn Store>, version: &'static str) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, duties: Duties, version: &'static str) -> Self {
         let mut registry = Registry::with_prefix("mainstay");
         let requests = Family::<Requests, Counter>::default();
         registry.register("requests", "Requests answered", requests.clone());
@@ -91,6 +93,7 @@ impl Metrics {
         registry.register("open_streams", "Open watches and followed streams", streams.clone());
         registry.register_collector(Box::new(Collected::new(move || figures::of_store(&*store))));
         registry.register_collector(Box::new(Collected::new(move || figures::of_build(version))));
+        registry.register_collector(Box::new(Collected::new(move || duties::of_duties(&duties))));
         let others: Arc<OnceLock<Arc<dyn Figures>>> = Arc::default();
         let read = others.clone();
         registry.register_collector(Box::new(Collected::new(move || {

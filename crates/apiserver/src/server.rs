@@ -12,6 +12,7 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{Request, Response};
 use mainstay_api::Registry;
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub clock: Clock,
     /// The owner of the server's tasks.
     pub tasks: Tasks,
+    /// What the process does periodically; the server adds its own.
+    pub duties: Duties,
     /// Its limits.
     pub limits: Limits,
     /// The version of the program.
@@ -133,7 +136,7 @@ impl ApiServer {
         let server = Self(Arc::new(Shared {
             catalog,
             activity: Activity::default(),
-            metrics: Metrics::new(config.store.clone(), config.version),
+            metrics: Metrics::new(config.store.clone(), config.duties.clone(), config.version),
             documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),
@@ -221,6 +224,10 @@ impl ApiServer {
 
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.0.config.tasks
+    }
+
+    pub(crate) fn duties(&self) -> &Duties {
+        &self.0.config.duties
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::time::Duration;
 
 use mainstay_api::{FieldError, Kind};
+use mainstay_runtime::http_class::class_of_status;
+use mainstay_runtime::{Class, Classify};
 use mainstay_store::StoreError;
 use serde::Serialize;
 
@@ -324,3 +326,10 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+/// For those within the server who do what a request could ask for, too.
+impl Classify for ApiError {
+    fn class(&self) -> Class {
+        class_of_status(self.0.code, None).unwrap_or(Class::TRANSIENT)
+    }
+}

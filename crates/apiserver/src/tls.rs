@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mainstay_runtime::failure::chain_of;
-use mainstay_runtime::{Class, Classify, Clock, Reason, Tasks};
+use mainstay_runtime::duty::{Duties, table};
+use mainstay_runtime::{Class, Classify, Clock, Doing, Reason};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -17,9 +16,6 @@ use crate::keys::{Keys, KeysError, Pair};
 
 #[cfg(test)]
 mod tests;
-
-/// How often a running server looks whether its certificate is due.
-const RENEWAL_PERIOD: Duration = Duration::from_hours(12);
 
 /// The server's side of TLS; cheap to clone.
 #[derive(Debug, Clone)]
@@ -91,20 +87,12 @@ impl Tls {
     }
 
     /// Renews the certificate whenever it is due, until the process stops.
-    pub fn keep_current(&self, keys: Arc<Keys>, names: Vec<String>, clock: Clock, tasks: &Tasks) {
-        let (tls, stop) = (self.clone(), tasks.stopping());
-        drop(tasks.spawn("certificate-renewal", async move {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(RENEWAL_PERIOD) => {}
-                }
-                if let Err(error) = tls.renew(&keys, &names, &clock) {
-                    tracing::error!(error = chain_of(&error), "the server's certificate was not renewed");
-                }
-            }
-        }));
+    pub fn keep_current(&self, keys: Arc<Keys>, names: Vec<String>, clock: Clock, duties: &Duties) {
+        let tls = self.clone();
+        duties.start(&table::CERTIFICATE, move |_| {
+            let renewed = tls.renew(&keys, &names, &clock).doing("renew the server's certificate");
+            std::future::ready(renewed)
+        });
     }
 }
 

@@ -13,6 +13,7 @@
 pub(crate) mod args;
 mod dir;
 mod figures;
+mod leases;
 mod log;
 mod node;
 mod room;
@@ -34,6 +35,8 @@ use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess};
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
+use mainstay_runtime::duty::Duties;
+use mainstay_runtime::lease::LocalLeases;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
 use mainstay_store::sqlite::{Options, SqliteStore};
@@ -54,6 +57,7 @@ struct Base {
     registry: Arc<Registry>,
     clock: Clock,
     tasks: Tasks,
+    duties: Duties,
     keys: Arc<Keys>,
 }
 
@@ -99,7 +103,9 @@ fn open(dir: &Path) -> anyhow::Result<Base> {
     let clock = Clock::kept_in(&dir.join("clock")).context("open the clock")?;
     let keys = Arc::new(Keys::open_or_create(dir, clock.now()).context("open the keys")?);
     let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
-    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, keys })
+    let leases = LocalLeases::new(leases::StoredTerms(store.clone()));
+    let duties = Duties::new(tasks.clone(), clock.clone(), Arc::new(leases));
+    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, keys })
 }
 
 /// Where clients on this machine find who listens there: at no address in particular is at every one, also the loopback.
@@ -116,7 +122,7 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
     let (keys, listen) = (base.keys.clone(), args.listen);
     let names = server_names(listen, &args.tls_names);
     let tls = Tls::new(&keys, &names, &base.clock).context("set up TLS")?;
-    tls.keep_current(keys.clone(), names, base.clock.clone(), &base.tasks);
+    tls.keep_current(keys.clone(), names, base.clock.clone(), &base.duties);
     let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
 
     let store: Arc<dyn Store> = base.store.clone();
@@ -134,6 +140,7 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
         sealer: Arc::new(Sealer::new(&keys).context("open the data key")?),
         clock: base.clock.clone(),
         tasks: base.tasks.clone(),
+        duties: base.duties.clone(),
         limits: Limits::default(),
         version: env!("CARGO_PKG_VERSION"),
     };

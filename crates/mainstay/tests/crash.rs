@@ -6,6 +6,8 @@
 
 #[path = "crash/adopted.rs"]
 mod adopted;
+#[path = "crash/duties.rs"]
+mod duties;
 #[path = "crash/life.rs"]
 mod life;
 #[path = "crash/many.rs"]

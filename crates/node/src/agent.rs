@@ -34,6 +34,7 @@ use futures::future::BoxFuture;
 use kube::Client;
 use mainstay_api::{quantity, session};
 use mainstay_runtime::client::bounded_client;
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Clock, Tasks};
 use tokio::sync::watch;
@@ -67,6 +68,8 @@ pub struct AgentConfig {
     pub exe: PathBuf,
     /// The owner of the agent's tasks.
     pub tasks: Tasks,
+    /// What the process does periodically; the agent adds its own.
+    pub duties: Duties,
     /// The time.
     pub clock: Clock,
     /// The fencing token of this control plane.
@@ -90,6 +93,7 @@ pub(crate) struct Shared {
     layout: Layout,
     exe: PathBuf,
     tasks: Tasks,
+    duties: Duties,
     clock: Clock,
     fence: u64,
     instance: String,
@@ -126,6 +130,7 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         layout,
         exe: config.exe,
         tasks: config.tasks,
+        duties: config.duties,
         clock: config.clock,
         fence: config.fence,
         host: Host { isolation: config.isolation, support: config.support },

@@ -3,43 +3,35 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use mainstay_runtime::duty::{Tick, table};
+use mainstay_runtime::{Doing, Failure};
 use mainstay_store::{Object, StoreError, Write};
 use serde_json::{Map, Value};
 
 use super::usage::{LIMITED, hard, limited, quotas, shown, used};
-use crate::chores;
 use crate::object;
 use crate::server::ApiServer;
 use crate::status::{About, ApiError, ApiResult};
 
-/// How often it is looked whether anything was written since.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Starts the task that writes it.
+/// Starts the duty that writes it.
 pub(crate) fn keep_written(server: &ApiServer) {
     let (owned, reported) = (server.clone(), Arc::new(AtomicU64::new(0)));
-    chores::every(server, "quota-status", LOOK_EVERY, move || look(owned.clone(), reported.clone()));
+    server.duties().start(&table::QUOTA_STATUS, move |tick| look(owned.clone(), reported.clone(), tick));
 }
 
 /// Reports when anything was written since the revision of the last report.
-async fn look(server: ApiServer, reported: Arc<AtomicU64>) {
+async fn look(server: ApiServer, reported: Arc<AtomicU64>, tick: Tick) -> Result<(), Failure> {
+    const DOING: &str = "report what is used of quotas";
     let now = server.store().revision().0;
     if reported.load(Ordering::Relaxed) == now {
-        return;
+        return Ok(());
     }
-    match report(&server).await {
-        Ok(()) => reported.store(now, Ordering::Relaxed),
-        Err(error) => tracing::warn!(%error, "what is used of a quota could not be written"),
+    for quota in quotas(&server, None).await.doing(DOING)? {
+        tick.check()?;
+        write(&server, &quota).await.doing(DOING)?;
     }
-}
-
-async fn report(server: &ApiServer) -> ApiResult<()> {
-    let found = quotas(server, None).await;
-    for quota in found.map_err(|error| ApiError::unavailable(error.to_string()))? {
-        write(server, &quota).await?;
-    }
+    reported.store(now, Ordering::Relaxed);
     Ok(())
 }
 

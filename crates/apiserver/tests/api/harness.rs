@@ -13,6 +13,7 @@ use mainstay_apiserver::keys::Keys;
 use mainstay_apiserver::rbac::Authorizer;
 use mainstay_apiserver::token::{StoreSubjects, Subjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Body, Config, Identity, Limits, inprocess};
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::{Options, SqliteStore, Store};
 use serde_json::{Value, json};
@@ -73,6 +74,7 @@ fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects:
         sealer: Arc::new(Sealer::new(keys).unwrap()),
         clock: Clock::system(),
         tasks: tasks.clone(),
+        duties: Duties::alone(tasks.clone(), Clock::system()),
         limits,
         version: "0.1.0",
     })

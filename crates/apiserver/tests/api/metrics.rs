@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_apiserver::metrics::{Figure, Figures};
 
-use crate::harness::{Harness, configmap, configmaps, sessions};
+use crate::harness::{Harness, PATIENCE, configmap, configmaps, sessions};
 
 /// What a family was declared as, and its samples: name with labels, and value.
 #[derive(Debug, Default)]
@@ -93,6 +93,22 @@ impl Figures for Two {
     }
 }
 
+/// Waits until a periodic duty has come to the end of a pass.
+async fn passed(api: &Harness, duty: &str) {
+    let passes = format!("mainstay_duty_passes_total{{duty=\"{duty}\"}} ");
+    let look = async {
+        loop {
+            let text = String::from_utf8(api.get("/metrics").await.bytes.to_vec()).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(&passes));
+            if line.is_some_and(|passes| passes != "0") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("a pass in time");
+}
+
 /// R24, R26.
 #[tokio::test]
 async fn metrics_are_well_formed_and_their_labels_bounded() {
@@ -104,6 +120,7 @@ async fn metrics_are_well_formed_and_their_labels_bounded() {
     for path in ["/made/up", "/apis/made.up/v1/things", &configmaps("/made-up"), &sessions("/made-up/log")] {
         assert!(api.get(path).await.status.is_client_error(), "{path}");
     }
+    passed(&api, "quota-status").await;
     let answer = api.get("/metrics").await;
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = String::from_utf8(answer.bytes.to_vec()).unwrap();
@@ -121,6 +138,14 @@ async fn metrics_are_well_formed_and_their_labels_bounded() {
     let events = "mainstay_driver_events_total{controller=\"other\"}";
     assert!(same(value("mainstay_driver_events", events), 7.0));
     assert!(value("mainstay_store_commits", "mainstay_store_commits_total") >= 2.0);
+    for lease in ["leftovers", "quota-status"] {
+        assert!(same(value("mainstay_lease_held", &format!("mainstay_lease_held{{lease=\"{lease}\"}}")), 1.0));
+        assert!(value("mainstay_lease_term", &format!("mainstay_lease_term{{lease=\"{lease}\"}}")) >= 1.0);
+    }
+    let succeeded = "mainstay_duty_last_success_seconds{duty=\"quota-status\"}";
+    assert!(value("mainstay_duty_last_success_seconds", succeeded) > 1.7e9);
+    assert!(same(value("mainstay_duty_missed", "mainstay_duty_missed_total{duty=\"session-activity\"}"), 0.0));
+    assert!(families["mainstay_duty_failures"].samples.is_empty());
     assert!(same(value("mainstay_open_streams", "mainstay_open_streams"), 1.0));
     assert!(same(value("mainstay_build_info", "mainstay_build_info{version=\"0.1.0\"}"), 1.0));
 }

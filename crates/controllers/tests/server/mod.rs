@@ -17,6 +17,7 @@ use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::{Options, SqliteStore, Store};
 use serde_json::{Value, json};
@@ -61,7 +62,8 @@ impl Server {
         };
         let sealer = Arc::new(Sealer::new(&keys).unwrap());
         let (limits, version) = (Limits::default(), "0.1.0");
-        let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), limits, version };
+        let duties = Duties::alone(tasks.clone(), clock.clone());
+        let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version };
         let api = ApiServer::new(config).unwrap();
         let admin = inprocess::client(api.clone(), Identity::admin(), tasks.clone());
         Self { admin, api, tasks, _dir: dir }

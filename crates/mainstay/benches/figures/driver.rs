@@ -21,6 +21,7 @@ use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
 use mainstay_controllers::driver::{Driver, Surroundings};
 use mainstay_controllers::{Effect, FencingToken, Next, Plan as Steps, Reconciler};
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::{Clock, Failure, Tasks, Timestamp};
 use mainstay_store::{Options, SqliteStore, Store};
 use mainstay_testkit::bench::Sample;
@@ -217,6 +218,7 @@ async fn server(dir: &Path, tasks: &Tasks) -> anyhow::Result<ApiServer> {
     };
     let sealer = Arc::new(Sealer::new(&keys)?);
     let (limits, version) = (Limits::default(), "0.1.0");
-    let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), limits, version };
+    let duties = Duties::alone(tasks.clone(), clock.clone());
+    let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version };
     Ok(ApiServer::new(config)?)
 }

@@ -49,6 +49,7 @@ pub(crate) async fn start(base: &Base, server: &ApiServer, fence: u64) -> anyhow
         dir: base.dir.join("node"),
         exe: std::env::current_exe().context("find this program")?,
         tasks: base.tasks.clone(),
+        duties: base.duties.clone(),
         clock: base.clock.clone(),
         fence,
         isolation,

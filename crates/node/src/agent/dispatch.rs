@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -14,9 +13,9 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_pods};
 use mainstay_api::names::LOCAL_NODE;
 use mainstay_runtime::KeyBackoff;
+use mainstay_runtime::duty::table;
 use mainstay_runtime::failure::chain_of;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::layout::is_plain;
@@ -25,9 +24,6 @@ use super::view::View;
 use super::worker::{Ended, Worker};
 use super::{Attended, Shared, orphans};
 
-/// How often what no Pod accounts for is looked for.
-const SWEEP: Duration = Duration::from_mins(1);
-
 /// Runs the agent until the process stops, or until its term is over: an agent that may order nothing any more is of no
 /// use, and its end is the process's.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -35,15 +31,11 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let config = watcher::Config::default().fields(&selector());
     let mut events = watch_pods(pods, config).default_backoff().boxed();
     let mut listed = HashSet::new();
-    let mut sweeps: Option<tokio::time::Interval> = None;
+    let mut sweeps = false;
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
             () = shared.term_over.cancelled() => return,
-            () = due(&mut sweeps) => {
-                sweep(&shared);
-                continue;
-            }
             event = events.try_next() => event,
         };
         match event {
@@ -53,10 +45,9 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 shared.gone_but(&listed);
                 listed.clear();
                 // Pods are known now, so what is not theirs can be told.
-                if sweeps.is_none() {
-                    let mut interval = interval_at(Instant::now(), SWEEP);
-                    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                    sweeps = Some(interval);
+                if !std::mem::replace(&mut sweeps, true) {
+                    let shared = shared.clone();
+                    shared.duties.clone().start(&table::ORPHANS, move |tick| orphans::sweep(shared.clone(), tick));
                 }
             }
             Ok(Some(Event::Apply(pod))) => drop(shared.tell(pod)),
@@ -74,22 +65,6 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 /// Pods of this node.
 pub(super) fn selector() -> String {
     format!("spec.nodeName={LOCAL_NODE}")
-}
-
-async fn due(sweeps: &mut Option<tokio::time::Interval>) {
-    match sweeps {
-        Some(sweeps) => drop(sweeps.tick().await),
-        None => std::future::pending().await,
-    }
-}
-
-fn sweep(shared: &Arc<Shared>) {
-    let shared = shared.clone();
-    shared.tasks.clone().spawn("sweep", async move {
-        if let Err(error) = orphans::sweep(&shared).await {
-            tracing::warn!(error = chain_of(&error), "looking for orphans failed");
-        }
-    });
 }
 
 impl Shared {

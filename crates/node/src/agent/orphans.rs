@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, GroupVersionKind, ListParams};
 use kube::core::ApiResource;
 use mainstay_runtime::client::bounded;
-use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::duty::Tick;
 use mainstay_runtime::fault::{Point, hit};
+use mainstay_runtime::{Doing, Failure};
 
 use super::Shared;
 use super::error::{AgentError, While};
@@ -26,8 +27,31 @@ use crate::sandbox::workspace;
 /// Pods read at once.
 const PAGE: u32 = 500;
 
+/// A kept workspace: its key, and whose it is.
+type Kept = (String, String, SessionRef);
+
 /// Hands every orphan to a worker of its own, and removes workspaces that nobody keeps any more.
-pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
+pub(super) async fn sweep(shared: Arc<Shared>, tick: Tick) -> Result<(), Failure> {
+    const DOING: &str = "sweep";
+    let kept = find(&shared).await.doing(DOING)?;
+    tick.check()?;
+    sweep_cgroups(&shared).await.doing(DOING)?;
+    tick.check()?;
+    let templates = shared.layout.templates();
+    let tidied = shared.blocking(move || workspace::tidy_templates(&templates)).await;
+    tidied.and_then(|tidied| tidied.during("remove half-made templates")).doing(DOING)?;
+    // One that cannot be judged does not keep the others; the first such is the outcome.
+    let mut outcome = Ok(());
+    for (key, namespace, session) in kept {
+        tick.check()?;
+        let ended = end_kept(&shared, &key, &namespace, &session).await;
+        outcome = outcome.and(ended.doing(format!("look after the kept workspace {key}")));
+    }
+    outcome
+}
+
+/// Tells a worker of each orphan; gives the workspaces that are kept.
+async fn find(shared: &Arc<Shared>) -> Result<Vec<Kept>, AgentError> {
     let mut suspects = HashSet::new();
     for dir in [shared.layout.runs(), shared.layout.pods()] {
         suspects.extend(names(&dir).during("look for orphans")?);
@@ -49,16 +73,7 @@ pub(super) async fn sweep(shared: &Arc<Shared>) -> Result<(), AgentError> {
             shared.set(uid, Desired::Gone { confirmed: true });
         }
     }
-    sweep_cgroups(shared).await?;
-    let templates = shared.layout.templates();
-    shared.blocking(move || workspace::tidy_templates(&templates)).await?.during("remove half-made templates")?;
-    for (key, namespace, session) in kept {
-        // One that cannot be judged does not keep the others.
-        if let Err(error) = end_kept(shared, &key, &namespace, &session).await {
-            tracing::warn!(session = key, error = chain_of(&error), "a kept workspace could not be looked after");
-        }
-    }
-    Ok(())
+    Ok(kept)
 }
 
 /// Removes a kept workspace that nobody holds once its session runs no more: when it is gone, or about to go, since then

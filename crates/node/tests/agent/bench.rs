@@ -8,6 +8,7 @@ use mainstay_node::agent::{AgentConfig, Handle, Sandboxes, Shims, start};
 use mainstay_node::launch::{Isolation, Order, Verb};
 use mainstay_node::sandbox::probe::{Support, probe};
 use mainstay_node::shim::{client, record};
+use mainstay_runtime::duty::Duties;
 use mainstay_runtime::{Clock, Tasks};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -70,6 +71,7 @@ impl Bench {
             api: self.api.relayed(),
             dir: self.path("node"),
             exe: env!("CARGO_BIN_EXE_mainstay-shim-test").into(),
+            duties: Duties::alone(tasks.clone(), Clock::system()),
             tasks: tasks.clone(),
             clock: Clock::system(),
             fence: self.fence,

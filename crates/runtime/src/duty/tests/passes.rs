@@ -88,7 +88,7 @@ async fn a_pass_that_does_not_end_is_dropped_at_its_timeout_and_the_duty_goes_on
     });
     let expected = ["0.0 due 0", "5.0 dropped", "7.0 due 10", "12.0 dropped", "17.0 due 20"];
     assert_eq!(world.log.first(5).await, expected);
-    assert_eq!(world.seen().failures, BTreeMap::from([("Indeterminate", 2)]));
+    assert_eq!((world.seen().failures, world.seen().last_success), (BTreeMap::from([("Indeterminate", 2)]), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,52 @@
+//! The figures of periodic duties, and of the leases that singletons among them hold.
+
+use std::time::Duration;
+
+use mainstay_runtime::duty::{Duties, Seen};
+
+use super::Figure;
+
+pub(super) fn of_duties(duties: &Duties) -> Vec<Figure> {
+    let seen: Vec<(&'static str, Seen)> = duties.seen().into_iter().map(|(duty, seen)| (duty.name, seen)).collect();
+    let each = |name: &str, help, counter, value: fn(&Seen) -> Option<u64>| {
+        let value = |(duty, seen): &(&'static str, Seen)| Some((vec![("duty", *duty)], value(seen)?));
+        Figure { name: format!("duty_{name}"), help, counter, values: seen.iter().filter_map(value).collect() }
+    };
+    let (counter, gauge) = (true, false);
+    let mut figures = vec![
+        each("passes", "Passes of a periodic duty that ended", counter, |seen| Some(seen.passes)),
+        each("missed", "Due times at which no pass could begin", counter, |seen| Some(seen.missed)),
+        each("running", "Whether a pass is under way", gauge, |seen| Some(seen.running.into())),
+        each("last_success_seconds", "When a pass last succeeded, in seconds since 1970", gauge, |seen| {
+            u64::try_from(seen.last_success?.as_second()).ok()
+        }),
+        each("busy_milliseconds", "Time that passes took", counter, |seen| Some(whole_ms(seen.busy))),
+        failures(&seen),
+    ];
+    figures.extend(leases(duties));
+    figures
+}
+
+fn failures(seen: &[(&'static str, Seen)]) -> Figure {
+    let of_duty = |(duty, seen): &(&'static str, Seen)| -> Vec<_> {
+        seen.failures.iter().map(|(class, count)| (vec![("duty", *duty), ("class", *class)], *count)).collect()
+    };
+    let help = "Passes that failed, and leases that could not be had";
+    Figure { name: "duty_failures".to_owned(), help, counter: true, values: seen.iter().flat_map(of_duty).collect() }
+}
+
+fn leases(duties: &Duties) -> [Figure; 2] {
+    let standings = duties.leases();
+    let gauge = |name: &str, help, value: fn(bool, u64) -> u64| {
+        let values = standings.iter().map(|lease| (vec![("lease", lease.name)], value(lease.held, lease.term)));
+        Figure { name: format!("lease_{name}"), help, counter: false, values: values.collect() }
+    };
+    [
+        gauge("held", "Whether this process holds the lease", |held, _| held.into()),
+        gauge("term", "The newest term that this process had", |_, term| term),
+    ]
+}
+
+fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
