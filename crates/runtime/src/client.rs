@@ -2,12 +2,24 @@
 //!
 //! `kube::Client` has no deadlines of its own. Single calls go through [`bounded`]; a client that is handed to a
 //! watcher goes through [`bounded_client`], which bounds the time to an answer's head and leaves its body, which may
-//! stream for minutes, to the watcher's own idle bound. A client of a server elsewhere is made by [`remote`] only.
+//! stream for minutes, to the watcher's own idle bound. A client of a server elsewhere is made by [`remote`] only; one of
+//! anything that is not such an API by [`Http::new`]; both stand on one pool of connections. A Unix socket is called
+//! through [`unix::connect`]. clippy.toml refuses all other ways out of the process.
+
+mod http;
+mod pool;
+pub mod unix;
+
+pub use self::http::{Http, HttpError, Trust};
+pub use self::pool::{CONNECT_TIMEOUT, Cleartext};
 
 use std::future::Future;
 use std::time::Duration;
 
+use hyper_util::client::legacy;
+use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::core::response::Status;
+use tower::ServiceBuilder;
 
 use crate::failure::{Class, Classify, Reason};
 use crate::http_class::class_of_status;
@@ -82,6 +94,7 @@ impl Classify for CallError {
 pub fn class_of(error: &kube::Error) -> Class {
     match error {
         kube::Error::Api(status) => class_of_answer(status),
+        kube::Error::Service(error) if error.downcast_ref().is_some_and(legacy::Error::is_connect) => Class::TRANSIENT,
         // The answer broke off, or came but cannot be read: what was asked for may have been done.
         kube::Error::SerdeError(_)
         | kube::Error::FromUtf8(_)
@@ -124,17 +137,22 @@ pub async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> R
 }
 
 /// A client of a server elsewhere: connecting, sending, and each wait for more of an answer are bounded. `idle` is the
-/// longest silence within an answer: [`CALL_DEADLINE`], or longer where the answer is a stream.
+/// longest silence within an answer: [`CALL_DEADLINE`], or longer where the answer is a stream. What may be repeated is
+/// the caller's to know: nothing is here.
 ///
 /// # Errors
 /// When the configuration makes no client: a certificate that cannot be read, say.
-pub fn remote(mut config: kube::Config, idle: Duration) -> Result<kube::Client, kube::Error> {
-    config.connect_timeout = Some(CALL_DEADLINE);
-    config.write_timeout = Some(CALL_DEADLINE);
-    config.read_timeout = Some(idle);
-    // What may be repeated is the caller's to know.
-    config.default_retry = false;
-    kube::Client::try_from(config)
+pub fn remote(config: &kube::Config, idle: Duration) -> Result<kube::Client, kube::Error> {
+    // The only error is that there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let https = config.rustls_https_connector_with_connector(pool::Confined::new())?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(pool::pool::<kube::client::Body>(https, Some((CALL_DEADLINE, idle))));
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
 /// A client each of whose requests must begin to be answered within [`CALL_DEADLINE`]. Needs a Tokio runtime.
@@ -148,64 +166,4 @@ pub fn bounded_client(client: kube::Client) -> kube::Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kube::core::response::StatusDetails;
-
-    fn api(code: u16, reason: &str, retry_after_seconds: u32) -> CallError {
-        let mut status = Status::failure("as asked", reason).with_code(code);
-        status.details = Some(StatusDetails {
-            name: String::new(),
-            group: String::new(),
-            kind: String::new(),
-            uid: String::new(),
-            causes: Vec::new(),
-            retry_after_seconds,
-        });
-        kube::Error::Api(Box::new(status)).into()
-    }
-
-    #[test]
-    fn a_refusal_is_told_in_the_servers_words_only() {
-        let told = crate::failure::chain_of(&api(403, "Forbidden", 0));
-        assert_eq!(told, "as asked");
-        let wordless = Status { code: 500, ..Status::default() };
-        let told = crate::failure::chain_of(&CallError::from(kube::Error::Api(Box::new(wordless))));
-        assert_eq!(told, "the server answered with status 500");
-    }
-
-    /// R16.
-    #[test]
-    fn answers_are_classed_by_status_and_reason() {
-        for (code, reason, class) in [
-            (404, "NotFound", Class::Terminal(Reason::NotFound)),
-            (409, "Conflict", Class::Conflict),
-            (409, "AlreadyExists", Class::Terminal(Reason::AlreadyExists)),
-            (403, "Forbidden", Class::Terminal(Reason::Forbidden)),
-            (403, "QuotaExceeded", Class::Terminal(Reason::QuotaExceeded)),
-            (422, "Invalid", Class::Terminal(Reason::Invalid)),
-            (500, "InternalError", Class::TRANSIENT),
-            (0, "", Class::Indeterminate),
-        ] {
-            assert_eq!(api(code, reason, 0).class(), class, "{code} {reason}");
-        }
-        let wait = Some(Duration::from_secs(3));
-        assert_eq!(api(429, "TooManyRequests", 3).class(), Class::Transient { retry_after: wait });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_without_an_answer_is_in_doubt() {
-        let silent = std::future::pending::<Result<(), kube::Error>>();
-        assert_eq!(bounded(silent).await.unwrap_err().class(), Class::Indeterminate);
-    }
-
-    /// R21.
-    #[tokio::test(start_paused = true)]
-    async fn a_bounded_client_does_not_wait_for_ever() {
-        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
-            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
-        });
-        let client = bounded_client(kube::Client::new(silent, "default"));
-        assert!(client.apiserver_version().await.is_err());
-    }
-}
+mod tests;

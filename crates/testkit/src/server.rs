@@ -241,7 +241,7 @@ impl Server {
     pub async fn client(&self) -> anyhow::Result<kube::Client> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        Ok(mainstay_runtime::client::remote(config, IDLE)?)
+        Ok(mainstay_runtime::client::remote(&config, IDLE)?)
     }
 
     fn log(&self) -> PathBuf {
@@ -265,7 +265,7 @@ impl Server {
 /// While the server is dead, nobody else gets it: the UDP port of the same number is held against other tests, and a
 /// client that tries to reach the dead server from a port that the kernel chose does not meet itself, as it could on
 /// one of the kernel's own ports.
-fn reserve() -> anyhow::Result<(SocketAddr, UdpSocket)> {
+pub(crate) fn reserve() -> anyhow::Result<(SocketAddr, UdpSocket)> {
     for _ in 0..ATTEMPTS {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS)));
         if let Ok(reserved) = UdpSocket::bind(address)

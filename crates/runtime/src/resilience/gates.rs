@@ -3,18 +3,19 @@
 //! So a backend whose launches fail can still be asked for its list, and one host that is sick does not stand for the
 //! others. All gates of a backend share its retry [`Budget`]. Gates that nobody uses are forgotten beyond a bound.
 
+mod limits;
+
 use std::collections::HashMap;
 use std::future::Future;
-use std::time::Duration;
-
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
+pub use self::limits::Limits;
 use super::breaker::{self, Breaker};
-use super::bulkhead::{self, AtAnswer, Bulkhead, Places};
+use super::bulkhead::{AtAnswer, Bulkhead, Places};
 use super::deadline::Deadline;
 use super::layer::Put;
-use super::retry::{self, Budget, Repeatable, Retry};
+use super::retry::{Budget, Repeatable, Retry};
 use super::{CallFailure, lock};
 use crate::sync::{Arc, Mutex};
 
@@ -27,19 +28,6 @@ pub struct Key {
     pub class: &'static str,
     /// The host that is called.
     pub host: Arc<str>,
-}
-
-/// The numbers of one class of operation of a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// When to leave it alone.
-    pub breaker: breaker::Settings,
-    /// How many at a time.
-    pub bulkhead: bulkhead::Settings,
-    /// How long a call may take.
-    pub deadline: Duration,
-    /// How often it is repeated.
-    pub retry: retry::Settings,
 }
 
 /// What stands in front of one host of one backend, for one class of operation.

@@ -9,8 +9,9 @@ use tower::{ServiceBuilder, ServiceExt};
 use super::breaker::{self, Breaker, State};
 use super::bulkhead::{self, AtAnswer, Bulkhead, Places};
 use super::deadline::Deadline;
+use super::gates::Limits;
 use super::layer::Put;
-use super::retry::{self, Budget, Repeatable, Retry};
+use super::retry::{Budget, Repeatable, Retry};
 use super::*;
 use crate::Tasks;
 use crate::failure::Reason;
@@ -95,15 +96,7 @@ impl Backend {
     }
 }
 
-const BREAKER: breaker::Settings = breaker::Settings {
-    window: Duration::from_secs(30),
-    at_least: 5,
-    failed_percent: 50,
-    slow_percent: 80,
-    slow: Duration::from_secs(5),
-    open_for: Duration::from_secs(30),
-    successes: 2,
-};
+const BREAKER: breaker::Settings = Limits::of(Duration::from_secs(3)).breaker;
 
 struct Stack {
     backend: Backend,
@@ -124,7 +117,7 @@ impl Stack {
     }
 
     fn call(&self, keyed: bool) -> impl Future<Output = Result<(), Fault>> + Send + use<> {
-        let retries = retry::Settings { attempts: 3, base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+        let retries = Limits::of(Duration::from_secs(3)).retry;
         let backend = self.backend.clone();
         ServiceBuilder::new()
             .layer(Put(Arc::new(Retry::new(retries, Arc::clone(&self.budget)))))

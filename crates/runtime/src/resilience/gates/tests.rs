@@ -1,23 +1,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::super::Denied;
 use super::*;
 use crate::failure::{Class, Classify};
 
-const LIMITS: Limits = Limits {
-    breaker: breaker::Settings {
-        window: Duration::from_secs(30),
-        at_least: 5,
-        failed_percent: 50,
-        slow_percent: 80,
-        slow: Duration::from_secs(5),
-        open_for: Duration::from_secs(30),
-        successes: 2,
-    },
-    bulkhead: bulkhead::Settings { places: 2, waiting: 8, wait: Duration::from_secs(10) },
-    deadline: Duration::from_secs(3),
-    retry: retry::Settings { attempts: 3, base: Duration::from_millis(500), cap: Duration::from_secs(30) },
-};
+const LIMITS: Limits = Limits::of(Duration::from_secs(3));
 
 #[derive(Debug, thiserror::Error)]
 enum Fault {
