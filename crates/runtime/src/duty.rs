@@ -166,7 +166,8 @@ impl Duties {
         Self::new(tasks, clock, Arc::new(LocalLeases::new(VolatileTerms::default())))
     }
 
-    /// Runs a duty until the process stops. Each pass is `work` with its tick; all that it does may be repeated.
+    /// Runs a duty until the process stops. Each pass is `work` with its tick; all that it does may be repeated. One that
+    /// runs already goes on as it was started.
     pub fn start<W, F>(&self, duty: &'static Duty, work: W)
     where
         W: Fn(Tick) -> F + Send + Sync + 'static,
@@ -191,7 +192,14 @@ impl Duties {
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let seen = Arc::<Mutex<Seen>>::default();
-        lock(&self.0.started).push((duty, seen.clone()));
+        let mut started = lock(&self.0.started);
+        if started.iter().any(|(other, _)| other.name == duty.name) {
+            // Two drivers of one duty would let its passes overlap.
+            tracing::error!(duty = duty.name, "a duty that runs already was not started again");
+            return;
+        }
+        started.push((duty, seen.clone()));
+        drop(started);
         let (tasks, clock, leases) = (self.0.tasks.clone(), self.0.clock.clone(), self.0.leases.clone());
         let work = Arc::new(work);
         drop(

@@ -199,3 +199,12 @@ async fn a_tick_is_named_after_its_duty_and_due_time_wherever_it_runs() {
     });
     assert_eq!(world.log.first(1).await, ["0.0 plain/2026-01-01T00:00:00Z 0"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_duty_that_runs_already_is_not_started_again() {
+    let world = World::new();
+    world.start(&PLAIN, quick);
+    world.start(&PLAIN, quick);
+    assert_eq!(world.log.first(3).await, ["0.0 due 0", "7.0 due 10", "17.0 due 20"]);
+    assert_eq!(world.duties.seen().len(), 1);
+}
