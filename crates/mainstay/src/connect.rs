@@ -55,7 +55,7 @@ impl Server {
         let url = found.config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = flags.namespace.clone().unwrap_or_else(|| found.config.default_namespace.clone());
         let client = |idle| {
-            mainstay_runtime::client::remote(found.config.clone(), idle)
+            mainstay_runtime::client::remote(&found.config, idle)
                 .map_err(|error| CliError::Usage(format!("cannot make a client for {url}: {error}")))
         };
         Ok(Self { calls: client(CALL_DEADLINE)?, streams: client(STREAM_IDLE)?, url, namespace })

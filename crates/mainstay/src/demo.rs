@@ -259,7 +259,7 @@ fn manifests(bundle: &[u8]) -> String {
 async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
-    Ok(mainstay_runtime::client::remote(config, crate::connect::STREAM_IDLE)?)
+    Ok(mainstay_runtime::client::remote(&config, crate::connect::STREAM_IDLE)?)
 }
 
 fn note_phase((phase, at, session): (Phase, Instant, Session), timeline: &mut Timeline) {

@@ -1,5 +1,7 @@
 //! Peers that do not behave as requests in a book do.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,5 +1,7 @@
 //! Peers that take nothing, ask for nothing, or are too many.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

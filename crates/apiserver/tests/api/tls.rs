@@ -1,5 +1,7 @@
 //! The listener: TLS, tokens, slow and broken peers, the end.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use mainstay_runtime::resilience::gates::{Gate, Gates, Key, Limits};
-use mainstay_runtime::resilience::{CallFailure, Denied, breaker, bulkhead, retry};
+use mainstay_runtime::resilience::{CallFailure, Denied};
 use mainstay_runtime::{Class, Classify};
 use tokio::time::Instant;
 
@@ -15,19 +15,11 @@ use crate::table::{Aim, Floor, Row};
 
 const CALLS: u32 = 200_000;
 
-const LIMITS: Limits = Limits {
-    breaker: breaker::Settings {
-        window: Duration::from_secs(30),
-        at_least: 5,
-        failed_percent: 50,
-        slow_percent: 80,
-        slow: Duration::from_secs(5),
-        open_for: Duration::from_mins(10),
-        successes: 2,
-    },
-    bulkhead: bulkhead::Settings { places: 20, waiting: 20, wait: Duration::from_secs(10) },
-    deadline: Duration::from_secs(30),
-    retry: retry::Settings { attempts: 3, base: Duration::from_millis(500), cap: Duration::from_secs(30) },
+/// As an adapter has them, but for a breaker that stays open while it is measured.
+const LIMITS: Limits = {
+    let mut limits = Limits::of(Duration::from_secs(30)).places(20);
+    limits.breaker.open_for = Duration::from_mins(10);
+    limits
 };
 
 #[derive(Debug, thiserror::Error)]

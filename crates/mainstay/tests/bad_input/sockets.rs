@@ -1,5 +1,7 @@
 //! Peers that are slow, half gone, greedy, or do not speak HTTP.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Open watches have a limit, and those within it go on.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use super::*;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};

@@ -1,5 +1,7 @@
 //! HTTP/1.1 over TLS, byte by byte: what a client library would not send, and what it would not show.
 
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

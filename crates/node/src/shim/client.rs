@@ -10,6 +10,8 @@ use std::time::Duration;
 use mainstay_runtime::clock::boottime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Deserialize;
 
@@ -142,17 +144,25 @@ pub fn send(run_dir: &Path, order: &Order) -> io::Result<Answer> {
 /// # Errors
 /// When there is no live shim.
 pub fn connect(run_dir: &Path) -> io::Result<UnixStream> {
+    connect_within(run_dir, ANSWER_TIMEOUT)
+}
+
+fn connect_within(run_dir: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let (_dir, path) = short_path(run_dir)?;
-    let stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    Ok(stream)
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Before it connects: a stopped shim accepts nothing, and once its queue is full, connecting waits, too.
+    set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(timeout))?;
+    #[expect(clippy::disallowed_methods, reason = "blocking, and bounded by the lines above")]
+    net::connect(&socket, &SocketAddrUnix::new(&path)?)?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::launch::{Adaptor, Isolation, Limits, LogLimits, PodRef, Workspace};
+    use crate::shim::record::CONTROL;
 
     fn launch(dir: &Path) -> Launch {
         Launch {
@@ -201,6 +211,23 @@ mod tests {
             assert_eq!((source.kind(), doing.as_ref()), (io::ErrorKind::TimedOut, expected));
             assert!(boottime().saturating_sub(since) < Duration::from_secs(10));
         }
+    }
+
+    #[test]
+    fn a_shim_that_accepts_nothing_does_not_hold_up_whoever_calls_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join(CONTROL)).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let span = Duration::from_millis(100);
+        let since = boottime();
+        let mut first = connect_within(dir.path(), span).unwrap();
+        assert_eq!(first.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it does not answer");
+        assert_eq!(
+            connect_within(dir.path(), span).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "its queue is full"
+        );
+        assert!(boottime().saturating_sub(since) < Duration::from_secs(10));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! The token is read anew for each request, since it is renewed by renaming a new file over it; the socket is
 //! connected anew whenever it fails, since a restarted control plane listens on a new one in the same directory.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,11 +10,10 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use mainstay_runtime::Tasks;
+use mainstay_runtime::client::unix;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// Bound of every request but a long poll's body.
@@ -135,16 +133,8 @@ impl Api {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ApiError> {
-        let stream = UnixStream::connect(&self.address.socket).await.map_err(ApiError::away)?;
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(ApiError::away)?;
-        // A connection's failure is its next request's.
-        self.tasks.spawn("connection", async move {
-            connection.await.ok();
-            Ok::<_, Infallible>(())
-        });
-        Ok(sender)
+        let connecting = unix::connect(&self.address.socket, BUFFER, DEADLINE, &self.tasks);
+        connecting.await.map_err(ApiError::away)
     }
 }
 

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test is its own peer, and speaks to the server without our client")]
+
 use std::sync::Mutex;
 
 use http_body_util::{BodyExt, Full};
