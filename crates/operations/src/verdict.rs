@@ -81,12 +81,12 @@ fn undone(row: &Row) -> Decision {
         (_, true) => {
             return end(
                 State::Cancelled,
-                Failed::new("Cancelled", "cancelled; nothing of it is left"),
+                Failed::new("Cancelled", "cancelled; its steps were undone"),
                 None,
                 Value::Null,
             );
         }
-        (Some(why), false) => Failed::new(&why.reason, format!("{}; what it had done is undone", why.message)),
+        (Some(why), false) => Failed::new(&why.reason, format!("{}; its steps were undone", why.message)),
         (None, false) => Failed::new("Undone", ""),
     };
     end(State::Dead, said, None, Value::Null)
@@ -139,3 +139,6 @@ fn cut(mut text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
