@@ -29,7 +29,7 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Every kind of Mainstay.
 pub fn kinds() -> Vec<Kind> {
-    vec![project::kind(), agent::kind(), session::kind(), credential::kind(), pod::kind()]
+    vec![project::kind(), agent::kind(), session::kind(), credential::kind(), pod::kind(), operation::kind()]
         .into_iter()
         .chain(core::kinds())
         .collect()

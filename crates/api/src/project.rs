@@ -10,6 +10,7 @@ use crate::common::{self, Resources, quoted};
 use crate::field::FieldError;
 use crate::kind::{Column, Kind, Rules, Unknown};
 use crate::names;
+use crate::operation::OperationRef;
 use crate::session::{check_workspace_size, unreadable};
 use crate::span::Span;
 
@@ -141,6 +142,10 @@ pub struct ProjectStatus {
     /// In words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// The operations ordered for it, and how they ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub operations: Vec<OperationRef>,
 }
 
 /// Where a project is in its life.

@@ -9,6 +9,8 @@ use mainstay_api::{Kind, Registry};
 use mainstay_runtime::{Class, Classify, Reason};
 use mainstay_store::{Key, Scope};
 
+use crate::object;
+
 /// A kind cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("the schema of {kind} cannot be compiled")]
@@ -59,6 +61,8 @@ pub(crate) enum Habit {
     ServiceAccount,
     /// Takes a namespace, if it is free.
     Project,
+    /// Has a row in the queue, which follows it and is shown in its status; is held until it has ended.
+    Operation,
 }
 
 impl Habit {
@@ -71,28 +75,25 @@ impl Habit {
             ("mainstay.dev", "credentials") => Self::Credential,
             ("mainstay.dev", "sessions") => Self::Session,
             ("mainstay.dev", "projects") => Self::Project,
+            ("mainstay.dev", "operations") => Self::Operation,
             _ => Self::Plain,
         }
     }
 
     /// Whether stored bytes differ from what clients may read.
     pub(crate) const fn reads_differ(self) -> bool {
-        matches!(self, Self::Secret | Self::Credential | Self::Session)
+        matches!(self, Self::Secret | Self::Credential | Self::Session | Self::Operation)
     }
 }
 
 impl Entry {
     fn compile(kind: &Arc<Kind>) -> Result<Self, CatalogError> {
         let api_version = kind.api_version();
-        let head = format!(
-            "{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",\"metadata\":{{\"resourceVersion\":\"",
-            kind.kind
-        );
         let schema = Schema::of_kind(kind).map_err(|source| CatalogError { kind: kind.kind, source })?;
         Ok(Self {
             resource: kind.resource().into(),
             schema,
-            head: head.into(),
+            head: object::head(kind).into(),
             habit: Habit::of(kind),
             api_version,
             kind: kind.clone(),
@@ -139,6 +140,11 @@ impl Catalog {
     /// The kind behind a URL.
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Entry>> {
         self.by_plural.get(plural)?.iter().find(|entry| entry.kind.group == group && entry.kind.version == version)
+    }
+
+    /// The kind of a manifest, or of a reference.
+    pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Entry>> {
+        self.by_plural.values().flatten().find(|entry| entry.kind.kind == kind && entry.api_version == api_version)
     }
 
     /// The kind of a group, whatever its version.

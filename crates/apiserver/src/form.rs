@@ -93,10 +93,7 @@ impl Form {
         if self.is_plain() {
             return list::as_json(call, found).await;
         }
-        let mut bodies = Vec::with_capacity(found.items.len());
-        for item in &found.items {
-            bodies.push(read::readable(call, item).await?);
-        }
+        let bodies = read::all_readable(call, &found.items).await?;
         let bodies = bodies.iter().map(|body| &**body);
         let revision = found.revision.to_string();
         let meta = ListMeta { resource_version: &revision, next: found.next.as_deref(), remaining: found.remaining };

@@ -5,6 +5,7 @@
 
 pub(crate) mod credential;
 mod namespace;
+pub(crate) mod operation;
 mod project;
 pub(crate) mod secret;
 pub(crate) mod session;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::catalog::{Entry, Habit};
 use crate::crypt::{CryptError, MAX_PLAIN, Place};
 use crate::object;
+use crate::operation::shown;
 use crate::rbac::guard::Change;
 use crate::request::Verb;
 use crate::route;
@@ -33,7 +35,13 @@ pub(crate) fn opened(server: &ApiServer, entry: &Entry, mut value: Value) -> Api
     match entry.habit {
         Habit::Secret => secret::open(server, entry, &mut value)?,
         Habit::Credential => credential::open(server, entry, &mut value)?,
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
+        Habit::Plain
+        | Habit::Session
+        | Habit::Namespace
+        | Habit::Pod
+        | Habit::ServiceAccount
+        | Habit::Project
+        | Habit::Operation => {}
     }
     Ok(value)
 }
@@ -62,10 +70,22 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
     match entry.habit {
         Habit::Secret => object::draft(entry, &secret::seal(server, entry, opened)?),
         Habit::Credential => object::draft(entry, &credential::seal(server, entry, opened)?),
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {
-            object::draft(entry, opened)
-        }
+        Habit::Plain
+        | Habit::Session
+        | Habit::Namespace
+        | Habit::Pod
+        | Habit::ServiceAccount
+        | Habit::Project
+        | Habit::Operation => draft(entry, opened),
     }
+}
+
+/// The stored form, serialised for the store: what is sealed stays as it is.
+///
+/// # Errors
+/// 500 when it cannot be serialised, which a parsed value always can.
+pub(crate) fn draft(entry: &Entry, stored: &Value) -> ApiResult<Draft> {
+    if entry.habit == Habit::Operation { operation::draft(entry, stored) } else { object::draft(entry, stored) }
 }
 
 /// The visible form of a stored object, as bytes.
@@ -73,13 +93,33 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
 /// # Errors
 /// 500 when a sealed value cannot be opened.
 pub(crate) async fn readable(server: &ApiServer, entry: &Entry, stored: &Arc<Object>) -> ApiResult<Bytes> {
-    if entry.habit == Habit::Session {
-        return session::with_activity(server, stored).await;
+    match entry.habit {
+        Habit::Session => session::with_activity(server, stored).await,
+        Habit::Operation => {
+            let mut shown = shown::readable(server, std::slice::from_ref(stored)).await?;
+            shown.pop().ok_or_else(|| ApiError::internal("an operation is not shown"))
+        }
+        _ => readable_now(server, entry, stored),
     }
-    readable_now(server, entry, stored)
 }
 
-/// As [`readable`], without what has to be waited for: a watch shows a session's activity as it is written.
+/// As [`readable`], of a page of objects.
+///
+/// # Errors
+/// As [`readable`].
+pub(crate) async fn all_readable(server: &ApiServer, entry: &Entry, stored: &[Arc<Object>]) -> ApiResult<Vec<Bytes>> {
+    if entry.habit == Habit::Operation {
+        return shown::readable(server, stored).await;
+    }
+    let mut all = Vec::with_capacity(stored.len());
+    for object in stored {
+        all.push(readable(server, entry, object).await?);
+    }
+    Ok(all)
+}
+
+/// As [`readable`], without what has to be waited for: a watch shows a session's activity, and an operation's progress,
+/// as they are written.
 ///
 /// # Errors
 /// 500 when a sealed value cannot be opened.
@@ -92,9 +132,13 @@ pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -
             credential::hide(&mut value);
             object::to_bytes(&value)
         }
-        Habit::Plain | Habit::Session | Habit::Namespace | Habit::Pod | Habit::ServiceAccount | Habit::Project => {
-            Ok(stored.body.clone())
-        }
+        Habit::Plain
+        | Habit::Session
+        | Habit::Namespace
+        | Habit::Pod
+        | Habit::ServiceAccount
+        | Habit::Project
+        | Habit::Operation => Ok(stored.body.clone()),
     }
 }
 
@@ -114,6 +158,7 @@ pub(crate) async fn complete(
         Habit::Session => session::complete(call, new, errors).await?,
         Habit::Namespace => namespace::complete(new, old, errors),
         Habit::Project if old.is_none() => project::complete(call, new).await?,
+        Habit::Operation => operation::complete(call.server, new, old, errors),
         Habit::Plain | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
     }
     Ok(())

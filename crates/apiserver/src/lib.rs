@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod nodelink;
 mod object;
 pub mod openapi;
+pub mod operation;
 mod quota;
 pub mod rbac;
 mod request;

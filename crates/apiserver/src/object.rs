@@ -1,5 +1,7 @@
 //! Objects as JSON values: their metadata, and how they become the bytes that are stored.
 
+use bytes::Bytes;
+use mainstay_api::Kind;
 use mainstay_runtime::Timestamp;
 use mainstay_store::{Draft, Object};
 use serde_json::{Map, Value};
@@ -49,6 +51,20 @@ pub(crate) fn finalizers(object: &Value) -> Vec<&str> {
     object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
+/// Whether a stored object, of which only this is read, is being deleted.
+pub(crate) fn is_terminating(stored: &Object) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Probe {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        deletion_timestamp: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Probe>(&stored.body).is_ok_and(|probe| probe.metadata.deletion_timestamp.is_some())
+}
+
 /// Whether something still holds a deleted object.
 pub(crate) fn is_held(object: &Value) -> bool {
     let spec = &object["spec"]["finalizers"];
@@ -77,6 +93,30 @@ pub(crate) fn parse(object: &Object) -> ApiResult<Value> {
 /// # Errors
 /// 500 when it cannot be serialised, which a parsed value always can.
 pub(crate) fn draft(entry: &Entry, object: &Value) -> ApiResult<Draft> {
+    let tail = tail(object).map_err(ApiError::internal)?;
+    let meta = Arc::new(selector::meta_of(&entry.kind, object));
+    Ok(Draft { head: entry.head.clone(), tail, meta, queued: None })
+}
+
+/// As [`draft`], without a catalog.
+///
+/// # Errors
+/// When it cannot be serialised, which a parsed value always can.
+pub(crate) fn draft_of(kind: &Kind, object: &Value) -> serde_json::Result<Draft> {
+    let meta = Arc::new(selector::meta_of(kind, object));
+    Ok(Draft { head: head(kind).into(), tail: tail(object)?, meta, queued: None })
+}
+
+/// What the stored objects of a kind begin with, up to the opening quote of their resourceVersion.
+pub(crate) fn head(kind: &Kind) -> String {
+    format!(
+        "{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{\"resourceVersion\":\"",
+        kind.api_version(),
+        kind.kind
+    )
+}
+
+fn tail(object: &Value) -> serde_json::Result<Bytes> {
     let mut tail = Vec::with_capacity(1_024);
     tail.push(b'"');
     for (name, value) in object["metadata"].as_object().into_iter().flatten() {
@@ -91,22 +131,21 @@ pub(crate) fn draft(entry: &Entry, object: &Value) -> ApiResult<Draft> {
         }
     }
     tail.push(b'}');
-    let meta = Arc::new(selector::meta_of(&entry.kind, object));
-    Ok(Draft { head: entry.head.clone(), tail: tail.into(), meta, queued: None })
+    Ok(tail.into())
 }
 
-fn member(out: &mut Vec<u8>, name: &str, value: &Value) -> ApiResult<()> {
+fn member(out: &mut Vec<u8>, name: &str, value: &Value) -> serde_json::Result<()> {
     out.push(b',');
-    serde_json::to_writer(&mut *out, name).map_err(ApiError::internal)?;
+    serde_json::to_writer(&mut *out, name)?;
     out.push(b':');
-    serde_json::to_writer(out, value).map_err(ApiError::internal)
+    serde_json::to_writer(out, value)
 }
 
 /// Serialises an object that is not stored bytes.
 ///
 /// # Errors
 /// 500 when it cannot be serialised, which a parsed value always can.
-pub(crate) fn to_bytes(object: &Value) -> ApiResult<bytes::Bytes> {
+pub(crate) fn to_bytes(object: &Value) -> ApiResult<Bytes> {
     serde_json::to_vec(object).map(Into::into).map_err(ApiError::internal)
 }
 

@@ -143,6 +143,11 @@ where
     // Boxed, so that a read does not carry the size of a write.
     match (part, verb) {
         (Part::Main | Part::Status, Verb::Get) => verbs::read::get(call).await,
+        (Part::Status, Verb::Update | Verb::Patch) if call.entry.habit == Habit::Operation => {
+            let why =
+                "its status is written by the queue that carries it out; set spec.cancelled, or raise spec.replays";
+            Err(ApiError::forbidden(call.about(call.name()), why))
+        }
         (_, Verb::Update) => Box::pin(verbs::patch::update(call, part, body.await?)).await,
         (_, Verb::Patch) => Box::pin(verbs::patch::patch(call, part, body.await?)).await,
         (Part::Main, Verb::List) => Box::pin(verbs::list::list(call)).await,

@@ -148,6 +148,7 @@ impl ApiServer {
         crate::activity::keep_written(&server);
         crate::quota::status::keep_written(&server);
         crate::leftovers::keep_away(&server);
+        crate::operation::sweep::keep_away(&server);
         Ok(server)
     }
 

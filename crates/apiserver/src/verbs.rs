@@ -1,5 +1,6 @@
 //! The generic verbs, one file each, for every kind of the registry.
 
+pub(crate) mod batch;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod list;

@@ -3,8 +3,8 @@
 //! Observed: what is in the namespace, kind by kind.
 //!
 //! Invariants:
-//! - Sessions go first and are waited for, then Pods, then all the rest: nothing that a running sandbox needs is taken
-//!   from under it.
+//! - Sessions go first and are waited for, then Pods, then operations, then all the rest: nothing that a running sandbox
+//!   or an undoing needs is taken from under it.
 //! - The namespace is let go only after a look at every kind showed nothing. The store takes nothing new into a
 //!   namespace that is being deleted, so that look is final.
 //! - An object is deleted under the uid that was seen.
@@ -31,8 +31,8 @@ use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 const FINALIZER: &str = "kubernetes";
 /// The service account that every namespace has.
 const DEFAULT_ACCOUNT: &str = "default";
-/// Kinds that go first, one after the other.
-const FIRST: [&str; 2] = ["sessions", "pods"];
+/// Kinds that go first, one after the other. Operations are cancelled, and undo what they did while all else is there.
+const FIRST: [&str; 3] = ["sessions", "pods", "operations"];
 /// Objects of one kind that one pass looks at.
 const MOST: usize = 1_000;
 /// Deletions under way at once.

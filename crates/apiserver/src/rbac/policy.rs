@@ -34,8 +34,8 @@ pub const CONTROLLERS: [&str; 6] = [
 ];
 
 const VIEW: &[Row] = &[
-    (READ, M, "agents sessions credentials", ""),
-    ("get", M, "sessions/status sessions/messages sessions/heartbeat credentials/status", ""),
+    (READ, M, "agents sessions credentials operations", ""),
+    ("get", M, "sessions/status sessions/messages sessions/heartbeat credentials/status operations/status", ""),
     (READ, "core", "configmaps events pods resourcequotas serviceaccounts", ""),
     ("get", "core", "pods/status pods/log resourcequotas/status", ""),
     ("get", "core", "namespaces", ""),
@@ -56,6 +56,8 @@ const OWN: &[Row] = &[
     (READ, RBAC, "roles rolebindings", ""),
     (WRITE, RBAC, "roles rolebindings", ""),
     ("update patch delete", M, "projects", ""),
+    // To cancel and to replay. Creating one would order a handler to act with Mainstay's own rights.
+    ("update patch", M, "operations", ""),
 ];
 
 pub(super) const ROLES: &[Builtin] = &[
@@ -105,6 +107,8 @@ pub(super) fn controller_rows(name: &str) -> &'static [Row] {
             ("update patch", M, "projects", ""),
             ("get update patch", M, "projects/status", ""),
             ("update patch delete", M, "sessions", ""),
+            (READ, M, "operations", ""),
+            ("create update patch delete", M, "operations", ""),
             (READ, "core", "namespaces resourcequotas serviceaccounts pods", ""),
             ("create update patch delete", "core", "namespaces resourcequotas", ""),
             ("create", "core", "serviceaccounts", ""),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::admission::{self, WriteOptions, metadata};
 use crate::body::Body;
+use crate::catalog::Habit;
 use crate::content;
 use crate::habits;
 use crate::object;
 use crate::quota;
 use crate::server::Call;
-use crate::status::{ApiError, ApiResult};
-use crate::verbs::read;
+use crate::status::{About, ApiError, ApiResult};
+use crate::verbs::{batch, read};
 
 /// Letters and digits that cannot spell words or be mistaken for each other, as upstream uses.
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -34,21 +35,43 @@ pub(crate) async fn create(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     let options = WriteOptions::of(call.query)?;
     let mut warnings = Vec::new();
     let parsed = content::parse_object(&call.parts.headers, &body)?;
-    let mut value = admission::duplicates(parsed, options, &mut warnings)?;
+    let value = admission::duplicates(parsed, options, &mut warnings)?;
     drop(body);
-    let namespace = call.namespace().to_owned();
-    admission::check_type(call.entry, &mut value)?;
-    admission::check_namespace(call.entry, &mut value, &namespace)?;
-    let generate = prepare(call, &mut value)?;
-    let within = call.server.place(call.entry, &namespace, object::text(&value, "name")).await?;
-    complete(call, &mut value, options, &mut warnings).await?;
-    let turn = quota::admit(call, &value).await?;
-    let created =
-        if options.dry_run { pretend(call, &value).await? } else { store(call, &mut value, generate, within).await? };
+    if batch::is_batch(call.entry, &value) {
+        return batch::create(call, value, options).await;
+    }
+    let mut new = identify(call, value)?;
+    let within = place(call, object::text(&new.value, "name")).await?;
+    complete(call, &mut new.value, options, &mut warnings).await?;
+    let turn = quota::admit(call, &new.value).await?;
+    let created = if options.dry_run { pretend(call, &new.value).await? } else { store(call, new, within).await? };
     drop(turn);
     let mut response = read::object_response(call, StatusCode::CREATED, &created).await?;
     crate::respond::warn(&mut response, &warnings);
     Ok(response)
+}
+
+/// A new object on its way into the store.
+#[derive(Debug)]
+pub(super) struct New {
+    /// The object.
+    pub(super) value: Value,
+    /// The base of its name, when that is generated.
+    generate: Option<String>,
+}
+
+/// Type, place and name of a new object.
+///
+/// # Errors
+/// 400 when they are not those of the path, 422 for a status that nobody may give it.
+pub(super) fn identify(call: &Call<'_>, mut value: Value) -> ApiResult<New> {
+    admission::check_type(call.entry, &mut value)?;
+    admission::check_namespace(call.entry, &mut value, call.namespace())?;
+    if call.entry.habit == Habit::Operation {
+        habits::operation::refuse_status(call.entry, &value)?;
+    }
+    let generate = prepare(call, &mut value)?;
+    Ok(New { value, generate })
 }
 
 /// Sets what only the server may set; returns the base of a generated name.
@@ -85,7 +108,10 @@ fn draw_name(base: &str) -> String {
 }
 
 /// Schema, the kind's own completion, and all rules.
-async fn complete(
+///
+/// # Errors
+/// 400 and 422 for what is wrong with it, 403 for what the caller may not write.
+pub(super) async fn complete(
     call: &Call<'_>,
     value: &mut Value,
     options: WriteOptions,
@@ -105,12 +131,12 @@ async fn complete(
 
 /// Writes the object where it still may be: whatever happened since the first look at its namespace, and however this
 /// server ends, nothing comes into being in a namespace that is gone or going.
-async fn store(
-    call: &Call<'_>,
-    value: &mut Value,
-    generate: Option<String>,
-    mut within: Option<Requires>,
-) -> ApiResult<Arc<Object>> {
+///
+/// # Errors
+/// 409 when the name is taken, and what the store refuses.
+pub(super) async fn store(call: &Call<'_>, new: New, mut within: Option<Requires>) -> ApiResult<Arc<Object>> {
+    let New { mut value, generate } = new;
+    let value = &mut value;
     let mut draws = 1;
     for _ in 0..MAX_RACES {
         let key = call.entry.key(call.namespace(), object::text(value, "name"));
@@ -121,7 +147,7 @@ async fn store(
                 object::set(value, "name", draw_name(generate.as_deref().unwrap_or_default()));
             }
             Err(StoreError::Unmet(_)) => {
-                within = call.server.place(call.entry, call.namespace(), object::text(value, "name")).await?;
+                within = place(call, object::text(value, "name")).await?;
             }
             other => {
                 return other.map_err(|error| ApiError::from_store(&error, call.about(object::text(value, "name"))));
@@ -132,7 +158,10 @@ async fn store(
 }
 
 /// What `dryRun` answers: the object as it would be, at no revision.
-async fn pretend(call: &Call<'_>, value: &Value) -> ApiResult<Arc<Object>> {
+///
+/// # Errors
+/// 409 when the name is taken, and what the store refuses.
+pub(super) async fn pretend(call: &Call<'_>, value: &Value) -> ApiResult<Arc<Object>> {
     let name = object::text(value, "name");
     let key = call.entry.key(call.namespace(), name);
     let found = call.server.store().get(&key).await.map_err(|error| ApiError::from_store(&error, call.about(name)))?;
@@ -146,44 +175,26 @@ async fn pretend(call: &Call<'_>, value: &Value) -> ApiResult<Arc<Object>> {
     Ok(Arc::new(Object { key, revision: Revision(0), meta: draft.meta, body }))
 }
 
-impl crate::ApiServer {
-    /// What must stay true for a new object to be stored: its namespace exists and is not going away.
-    ///
-    /// # Errors
-    /// 404 when there is none, 403 when it is terminating.
-    async fn place(&self, entry: &crate::catalog::Entry, namespace: &str, name: &str) -> ApiResult<Option<Requires>> {
-        let Some(namespaces) = self.catalog().of_group("", "namespaces").filter(|_| entry.kind.namespaced) else {
-            return Ok(None);
-        };
-        let about = crate::status::About { kind: &namespaces.kind, name: namespace };
-        let found = self
-            .store()
-            .get(&namespaces.key("", namespace))
-            .await
-            .map_err(|error| ApiError::from_store(&error, about))?
-            .ok_or_else(|| ApiError::not_found(about))?;
-        if is_terminating(&found) {
-            let about = crate::status::About { kind: &entry.kind, name };
-            let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-            return Err(ApiError::forbidden(about, &why).with_cause(
-                "NamespaceTerminating",
-                "metadata.namespace",
-                format!("namespace {namespace} is being terminated"),
-            ));
-        }
-        Ok(Some(Requires { key: found.key.clone(), revision: found.revision }))
+/// What must stay true for a new object to be stored: its namespace exists and is not going away.
+///
+/// # Errors
+/// 404 when there is none, 403 when it is terminating.
+pub(super) async fn place(call: &Call<'_>, name: &str) -> ApiResult<Option<Requires>> {
+    let (server, kind, namespace) = (call.server, &call.entry.kind, call.namespace());
+    let Some(namespaces) = server.catalog().of_group("", "namespaces").filter(|_| kind.namespaced) else {
+        return Ok(None);
+    };
+    let about = About { kind: &namespaces.kind, name: namespace };
+    let found = server.store().get(&namespaces.key("", namespace)).await;
+    let found =
+        found.map_err(|error| ApiError::from_store(&error, about))?.ok_or_else(|| ApiError::not_found(about))?;
+    if object::is_terminating(&found) {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        return Err(ApiError::forbidden(About { kind, name }, &why).with_cause(
+            "NamespaceTerminating",
+            "metadata.namespace",
+            format!("namespace {namespace} is being terminated"),
+        ));
     }
-}
-
-fn is_terminating(namespace: &Object) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Probe {
-        metadata: Metadata,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata {
-        deletion_timestamp: Option<serde::de::IgnoredAny>,
-    }
-    serde_json::from_slice::<Probe>(&namespace.body).is_ok_and(|probe| probe.metadata.deletion_timestamp.is_some())
+    Ok(Some(Requires { key: found.key.clone(), revision: found.revision }))
 }

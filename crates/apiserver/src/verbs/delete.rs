@@ -1,5 +1,6 @@
 //! `delete` and `deletecollection`: an object goes at once, or waits for its finalizers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,12 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::body::Body;
-use crate::catalog::Habit;
+use crate::catalog::{Entry, Habit};
 use crate::content::{self, Media};
 use crate::habits;
 use crate::object;
+use crate::operation::removal;
 use crate::respond;
-use crate::server::Call;
+use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
 use crate::verbs::{list, read};
 
@@ -137,7 +139,7 @@ fn gone(call: &Call<'_>, object: &Object) -> ApiResult<Response<Body>> {
 /// Answers `DELETE` of a collection: the objects that match now, each on its own.
 ///
 /// # Errors
-/// 400 for more objects than the limit, and the first failure.
+/// 400 for more objects than the limit, and the first failure; a 409 of one is told after all others were deleted.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: Bytes) -> ApiResult<Response<Body>> {
     let options = DeleteOptions::read(call, &body)?;
     let found = list::all(call).await?;
@@ -149,12 +151,18 @@ pub(crate) async fn delete_collection(call: &Call<'_>, body: Bytes) -> ApiResult
         )));
     }
     let mut items = Vec::with_capacity(found.len());
+    let mut refused = None;
     for object in found {
         match remove(call, &object.key.namespace, &object.key.name, &options).await {
             Ok(Removed::Gone(object) | Removed::Going(object)) => items.push(object),
             Err(error) if error.code() == 404 => {}
+            // What may not go yet does not keep the others.
+            Err(error) if error.code() == 409 => refused = refused.or(Some(error)),
             Err(error) => return Err(error),
         }
+    }
+    if let Some(error) = refused {
+        return Err(error);
     }
     let found = list::Found { revision: call.server.store().revision(), items, next: None, remaining: None };
     list::as_json(call, &found).await
@@ -177,13 +185,16 @@ async fn remove(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOp
         let current = found.ok_or_else(|| ApiError::not_found(about))?;
         check(call, &current, options)?;
         let old = object::parse(&current)?;
-        let new = marked(call, &old, options);
+        let begun = match call.entry.habit {
+            Habit::Operation => Cow::Owned(removal::begin(call.server, about, &old).await?),
+            _ => Cow::Borrowed(&old),
+        };
+        let new = marked(call.server, call.entry, &begun, options);
         let held = object::is_held(&new);
         if held && object::same_but_revision(&old, &new) {
             return Ok(Removed::Going(current));
         }
-        // Only metadata changed: what is sealed stays as it is.
-        let draft = object::draft(call.entry, &new)?;
+        let draft = habits::draft(call.entry, &new)?;
         if !options.dry_run.is_empty() {
             let body = draft.finish(current.revision);
             let shown = Arc::new(Object { key, revision: current.revision, meta: draft.meta, body });
@@ -222,8 +233,13 @@ fn check(call: &Call<'_>, current: &Object, options: &DeleteOptions) -> ApiResul
     Ok(())
 }
 
+/// The object as it is when the server itself has begun its deletion.
+pub(crate) fn marked_by_server(server: &ApiServer, entry: &Entry, old: &Value) -> Value {
+    marked(server, entry, old, &DeleteOptions::default())
+}
+
 /// The object as it is when its deletion has begun.
-fn marked(call: &Call<'_>, old: &Value, options: &DeleteOptions) -> Value {
+fn marked(server: &ApiServer, entry: &Entry, old: &Value, options: &DeleteOptions) -> Value {
     let mut new = old.clone();
     let mut finalizers: Vec<&str> = object::finalizers(old);
     finalizers.retain(|name| !matches!(*name, FOREGROUND | ORPHAN));
@@ -241,26 +257,26 @@ fn marked(call: &Call<'_>, old: &Value, options: &DeleteOptions) -> Value {
             object::set(&mut new, "finalizers", finalizers);
         }
     }
-    let grace = grace(call, old, options);
+    let grace = grace(entry, old, options);
     let known = old["metadata"]["deletionGracePeriodSeconds"].as_i64();
     if !deleting || known.is_some_and(|known| grace < known) {
-        let at = call.server.clock().now() + std::time::Duration::from_secs(grace.unsigned_abs());
+        let at = server.clock().now() + std::time::Duration::from_secs(grace.unsigned_abs());
         object::set(&mut new, "deletionTimestamp", object::time(at));
         object::set(&mut new, "deletionGracePeriodSeconds", grace);
     }
-    if !deleting && call.entry.has_generation() {
+    if !deleting && entry.has_generation() {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object::set(&mut new, "generation", generation);
     }
-    if call.entry.habit == Habit::Namespace {
+    if entry.habit == Habit::Namespace {
         new["status"]["phase"] = "Terminating".into();
     }
     new
 }
 
 /// Only a Pod has something to wind up.
-fn grace(call: &Call<'_>, old: &Value, options: &DeleteOptions) -> i64 {
-    if call.entry.habit != Habit::Pod {
+fn grace(entry: &Entry, old: &Value, options: &DeleteOptions) -> i64 {
+    if entry.habit != Habit::Pod {
         return 0;
     }
     let own = old["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(POD_GRACE);

@@ -250,11 +250,11 @@ pub(crate) async fn as_json(call: &Call<'_>, found: &Found) -> ApiResult<Respons
     head.push_str("},\"items\":[");
     let mut pieces = VecDeque::with_capacity(2 * found.items.len() + 2);
     pieces.push_back(Bytes::from(head));
-    for (at, item) in found.items.iter().enumerate() {
+    for (at, item) in read::all_readable(call, &found.items).await?.into_iter().enumerate() {
         if at > 0 {
             pieces.push_back(Bytes::from_static(b","));
         }
-        pieces.push_back(read::readable(call, item).await?);
+        pieces.push_back(item);
     }
     pieces.push_back(Bytes::from_static(b"]}"));
     Ok(respond::json_body(Body::pieces(pieces)))

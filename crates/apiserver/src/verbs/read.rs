@@ -59,3 +59,15 @@ pub(crate) async fn readable(call: &Call<'_>, object: &Arc<Object>) -> ApiResult
         Ok(object.body.clone())
     }
 }
+
+/// As [`readable`], of a page of objects.
+///
+/// # Errors
+/// As [`readable`].
+pub(crate) async fn all_readable(call: &Call<'_>, objects: &[Arc<Object>]) -> ApiResult<Vec<Bytes>> {
+    if call.entry.habit.reads_differ() {
+        habits::all_readable(call.server, call.entry, objects).await
+    } else {
+        Ok(objects.iter().map(|object| object.body.clone()).collect())
+    }
+}

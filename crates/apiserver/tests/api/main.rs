@@ -13,6 +13,8 @@ mod logs;
 mod messages;
 mod metrics;
 mod new_kind;
+mod operation_ends;
+mod operations;
 mod panics;
 mod patch;
 mod peers;

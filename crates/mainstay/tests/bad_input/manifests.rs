@@ -14,6 +14,7 @@ fn wrong_manifests_get_the_exact_answer() {
         include_str!("wrong/agents.txt"),
         include_str!("wrong/credentials.txt"),
         include_str!("wrong/sessions.txt"),
+        include_str!("wrong/operations.txt"),
         include_str!("wrong/pods.txt"),
         include_str!("wrong/namespaces.txt"),
         include_str!("wrong/secrets.txt"),

@@ -25,6 +25,16 @@ pub const LEFTOVERS: Duty = Duty {
     ..USUAL
 };
 
+/// Removes operations that nobody needs any more.
+pub const OPERATIONS: Duty = Duty {
+    name: "operations",
+    schedule: every(Duration::from_mins(1)),
+    timeout: Duration::from_mins(5),
+    place: Singleton,
+    why: "cancels and removes operations whose owner is gone, and removes old ones; only if each is what was read",
+    ..USUAL
+};
+
 /// Looks for what no Pod accounts for on this machine.
 pub const ORPHANS: Duty = Duty {
     name: "orphans",
@@ -57,7 +67,7 @@ pub const SESSION_ACTIVITY: Duty = Duty {
 };
 
 /// Every duty there is, in order of names.
-pub const ALL: [&Duty; 5] = [&CERTIFICATE, &LEFTOVERS, &ORPHANS, &QUOTA_STATUS, &SESSION_ACTIVITY];
+pub const ALL: [&Duty; 6] = [&CERTIFICATE, &LEFTOVERS, &OPERATIONS, &ORPHANS, &QUOTA_STATUS, &SESSION_ACTIVITY];
 
 /// What most duties have in common.
 const USUAL: Duty = Duty {

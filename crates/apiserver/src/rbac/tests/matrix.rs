@@ -21,6 +21,8 @@ const VIEWER: Cells = &[
     ("m:agents", "glw"),
     ("m:sessions", "glw"),
     ("m:credentials", "glw"),
+    ("m:operations", "glw"),
+    ("m:operations/status", "g"),
     ("m:sessions/status", "g"),
     ("m:sessions/messages", "g"),
     ("m:sessions/heartbeat", "g"),
@@ -50,6 +52,7 @@ const OWNER: Cells = &[
     (":pods", "glwd"),
     ("r:roles", "glwcupdx"),
     ("r:rolebindings", "glwcupdx"),
+    ("m:operations", "up"),
 ];
 
 fn resources(registry: &Registry) -> Vec<String> {
@@ -116,6 +119,21 @@ async fn members_have_the_rights_of_the_table_and_no_other() {
 
 const EVENTS: (&str, &str) = (":events", "cup");
 
+const PROJECT_CONTROLLER: Cells = &[
+    ("m:projects", "glwup"),
+    ("m:projects/status", "gup"),
+    ("m:sessions", "glwupd"),
+    ("m:operations", "glwcupd"),
+    ("m:agents", "glw"),
+    ("m:credentials", "glw"),
+    (":namespaces", "glwcupd"),
+    (":resourcequotas", "glwcupd"),
+    (":serviceaccounts", "glwc"),
+    (":pods", "glw"),
+    ("r:rolebindings", "glwcupd"),
+    EVENTS,
+];
+
 #[tokio::test]
 async fn controllers_have_the_rights_of_the_table_and_no_other() {
     let fixture = fixture().await;
@@ -133,24 +151,11 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
         (":resourcequotas", "glw"),
         EVENTS,
     ];
-    let project: Cells = &[
-        ("m:projects", "glwup"),
-        ("m:projects/status", "gup"),
-        ("m:sessions", "glwupd"),
-        ("m:agents", "glw"),
-        ("m:credentials", "glw"),
-        (":namespaces", "glwcupd"),
-        (":resourcequotas", "glwcupd"),
-        (":serviceaccounts", "glwc"),
-        (":pods", "glw"),
-        ("r:rolebindings", "glwcupd"),
-        EVENTS,
-    ];
     let token: Cells = &[("m:sessions", "glw"), (":pods", "glwp"), EVENTS];
     let event: Cells = &[(":events", "glwd")];
     for (name, table) in [
         ("session-controller", session),
-        ("project-controller", project),
+        ("project-controller", PROJECT_CONTROLLER),
         ("token-controller", token),
         ("event-controller", event),
     ] {
