@@ -1,4 +1,4 @@
-//! Deletes what nobody owns any more, for every kind of the registry.
+//! Deletes what nobody owns any more, for every kind of the registry but operations.
 //!
 //! *Flow.* A watch per kind feeds the graph of owners; the graph says whom to look at; each such object is a key of the
 //! same queue that drives all controllers.
@@ -87,8 +87,9 @@ impl Collector {
             graph: Mutex::default(),
             metrics: Arc::clone(&self.metrics),
         });
-        let (unlisted, all_listed) = watch::channel((0..self.kinds.len()).collect::<BTreeSet<usize>>());
-        for (place, kind) in self.kinds.iter().enumerate() {
+        let collected = || self.kinds.iter().enumerate().filter(|(_, kind)| is_collected(kind));
+        let (unlisted, all_listed) = watch::channel(collected().map(|(place, _)| place).collect::<BTreeSet<usize>>());
+        for (place, kind) in collected() {
             let api = Api::<Head<DynamicObject>>::all_with(bounded_client(self.client.clone()), &resource(kind));
             let told = (NAME, Arc::clone(&self.metrics));
             self.metrics.first_lists.expect();
@@ -115,6 +116,11 @@ impl Collector {
             driver::run(shared, work, around, stop).await;
         }));
     }
+}
+
+/// There may be a million operations, which the graph could not hold; the API server sweeps them itself.
+fn is_collected(kind: &Kind) -> bool {
+    (kind.group, kind.plural) != (mainstay_api::GROUP, "operations")
 }
 
 fn resource(kind: &Kind) -> ApiResource {
