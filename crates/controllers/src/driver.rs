@@ -120,7 +120,7 @@ impl<R: Reconciler> fmt::Debug for Driver<R> {
 impl<R: Reconciler> Driver<R> {
     /// A driver of this reconciler's kind in all namespaces. Needs a Tokio runtime.
     pub fn new(reconciler: R, client: Client) -> Self {
-        let watches = vec![watch_of::<R::Object>(&client, Role::Primary)];
+        let watches = vec![watch_of::<R::Object>(&client, "", Role::Primary)];
         Self { reconciler: Arc::new(reconciler), client, watches, metrics: Arc::default() }
     }
 
@@ -130,7 +130,17 @@ impl<R: Reconciler> Driver<R> {
     where
         K: Resource<DynamicType = ()> + Clone + fmt::Debug + 'static,
     {
-        self.watches.push(watch_of::<K>(&self.client, Role::Related(map)));
+        self.watches.push(watch_of::<K>(&self.client, "", Role::Related(map)));
+        self
+    }
+
+    /// As [`Driver::related`], of the objects of the kind that this field selector picks.
+    #[must_use]
+    pub fn related_where<K>(mut self, fields: &'static str, map: Mapping) -> Self
+    where
+        K: Resource<DynamicType = ()> + Clone + fmt::Debug + 'static,
+    {
+        self.watches.push(watch_of::<K>(&self.client, fields, Role::Related(map)));
         self
     }
 
@@ -153,7 +163,7 @@ impl<R: Reconciler> Driver<R> {
     }
 }
 
-fn watch_of<K>(client: &Client, role: Role) -> Watch
+fn watch_of<K>(client: &Client, fields: &'static str, role: Role) -> Watch
 where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + 'static,
 {
@@ -162,7 +172,7 @@ where
         let told = (shared.name, Arc::clone(&shared.metrics));
         shared.metrics.first_lists.expect();
         let mut feed = Feed::new(role, shared);
-        drop(tasks.essential("watch", |stop| watch::run(api, told, move |event| feed.take(event), stop)));
+        drop(tasks.essential("watch", |stop| watch::run(api, fields, told, move |event| feed.take(event), stop)));
     })
 }
 

@@ -102,7 +102,7 @@ impl Collector {
                     shared.wake(&uid, Wake::Urgent, None);
                 }
             };
-            drop(surroundings.tasks.essential("watch", |stop| driver::watch_kind(api, told, sink, stop)));
+            drop(surroundings.tasks.essential("watch", |stop| driver::watch_kind(api, "", told, sink, stop)));
         }
         let around = surroundings.clone();
         let work = move |uid, backoff| Arc::clone(&collect).run(uid, backoff);

@@ -9,6 +9,7 @@ pub mod garbage;
 mod kinds;
 pub mod namespace;
 pub mod objects;
+pub mod operation;
 pub mod pod;
 pub mod project;
 pub mod reconcile;

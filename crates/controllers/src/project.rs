@@ -4,27 +4,35 @@
 //! - A namespace that is not this project's is never adopted, changed or deleted.
 //! - A member who is removed loses the binding; a role that changed is a new binding, never a changed one (R51). That
 //!   holds whatever an owner did to the binding's metadata: its name alone says that it is the project's.
-//! - Deletion goes in order: sessions, and their Pods with them, then the namespace with the rest, then the finalizer.
-//!   Nothing outside the project's own namespace is touched (R4, R39).
+//! - Deletion is an operation ([`teardown`]): sessions, and their Pods with them, then the namespace with the rest. Only
+//!   then goes the finalizer. A teardown that dies blocks the project, and says so.
 
 mod desired;
+pub mod teardown;
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
-use kube::{Client, Resource};
+use kube::Client;
 use mainstay_api::names;
+use mainstay_api::operation::{Operation, OperationPhase, OperationRef};
 use mainstay_api::project::{Project, ProjectPhase};
-use mainstay_api::session::Session;
 use mainstay_runtime::{Class, Failure, Timestamp};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::driver::{Driver, Key, Targets, cluster_controller_of, namespace_of};
 use crate::objects::{Objects, merge_condition};
+use crate::operation;
 use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 use desired::Desired;
 
+/// The operations that tear projects down.
+const TEARDOWNS: &str = "spec.handler=project-teardown";
+/// How soon a world that should be gone is looked at again.
+const RECHECK: Duration = Duration::from_secs(1);
 /// The service account that every project's namespace has.
 const DEFAULT_ACCOUNT: &str = "default";
 
@@ -42,8 +50,8 @@ pub struct Observed {
     /// All of the namespace, whoever made them.
     bindings: Vec<RoleBinding>,
     quota: Option<ResourceQuota>,
-    /// Sessions that are left; read only when the project is being deleted.
-    sessions: Vec<ObjectMeta>,
+    /// Its teardown, as ordered for its present generation; read only when it is being deleted.
+    teardown: Option<Operation>,
 }
 
 /// One effect on a project's world.
@@ -63,14 +71,20 @@ pub enum Action {
     SetQuota(Value, bool),
     /// Take the quota away.
     DropQuota,
-    /// Delete a session (name, uid).
-    DeleteSession(String, String),
-    /// Delete the namespace of this uid.
-    DeleteNamespace(String),
-    /// Write this phase and condition.
-    WriteStatus(ProjectPhase, Box<Condition>),
+    /// Order the teardown.
+    Order(Box<Operation>),
+    /// Write this status.
+    WriteStatus(Box<Said>),
     /// Let the project go.
     RemoveFinalizer,
+}
+
+/// What a project's status is to say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    phase: ProjectPhase,
+    conditions: Vec<Condition>,
+    operations: Vec<OperationRef>,
 }
 
 /// A driver of projects, ready to start.
@@ -79,7 +93,7 @@ pub fn driver(client: Client) -> Driver<ProjectReconciler> {
         .related::<Namespace>(|meta| Targets::Key(Key::of(meta)))
         .related::<RoleBinding>(namespace_of)
         .related::<ResourceQuota>(|meta| cluster_controller_of(meta, "Project"))
-        .related::<Session>(|meta| if meta.deletion_timestamp.is_some() { namespace_of(meta) } else { Targets::None })
+        .related_where::<Operation>(TEARDOWNS, |meta| cluster_controller_of(meta, "Project"))
 }
 
 /// Whether this project made the object.
@@ -96,14 +110,16 @@ impl Reconciler for ProjectReconciler {
 
     async fn observe(&self, project: &Project) -> Result<Observed, Failure> {
         let name = project.metadata.name.as_deref().unwrap_or_default();
-        let namespace = self.objects.get::<Namespace>(&Key { namespace: None, name: name.to_owned() }).await?;
-        let mut observed = Observed { namespace, ..Observed::default() };
-        if !observed.namespace.as_ref().is_some_and(|namespace| is_of(project, &namespace.metadata)) {
-            return Ok(observed);
-        }
+        let mut observed = Observed::default();
         if project.metadata.deletion_timestamp.is_some() {
-            let sessions = self.objects.heads(&Session::url_path(&(), Some(name)), usize::MAX).await?;
-            return Ok(Observed { sessions, ..observed });
+            // Before the namespace: what it says it has deleted is gone by then.
+            let key = inside(operation::SYSTEM_NAMESPACE, operation::name_of(&project.metadata, teardown::STEP));
+            observed.teardown = self.objects.get::<Operation>(&key).await?;
+        }
+        observed.namespace = self.objects.get::<Namespace>(&Key { namespace: None, name: name.to_owned() }).await?;
+        let ours = observed.namespace.as_ref().is_some_and(|namespace| is_of(project, &namespace.metadata));
+        if !ours || project.metadata.deletion_timestamp.is_some() {
+            return Ok(observed);
         }
         let account = inside(name, DEFAULT_ACCOUNT);
         observed.has_account = self.objects.get_as::<ServiceAccount, IgnoredAny>(&account).await?.is_some();
@@ -146,12 +162,11 @@ impl Reconciler for ProjectReconciler {
                     .await
             }
             Action::DropQuota => self.objects.delete::<ResourceQuota>(&inside(name, desired::QUOTA), None).await,
-            Action::DeleteSession(session, uid) => {
-                self.objects.delete::<Session>(&inside(name, session), Some(&uid)).await
+            Action::Order(operation) => {
+                self.create::<Operation>(&Key::of(&operation.metadata), &json!(operation)).await
             }
-            Action::DeleteNamespace(uid) => self.objects.delete::<Namespace>(&itself, Some(&uid)).await,
-            Action::WriteStatus(phase, condition) => {
-                self.objects.merge_status::<Project>(&itself, &status_patch(project, phase, *condition)).await
+            Action::WriteStatus(said) => {
+                self.objects.merge_status::<Project>(&itself, &status_patch(project, *said)).await
             }
             Action::RemoveFinalizer => self.objects.remove_finalizer(project, names::PROJECT_FINALIZER).await,
         }
@@ -227,53 +242,84 @@ fn live(project: &Project, observed: &Observed, now: Timestamp) -> Plan<Action> 
 }
 
 fn going(project: &Project, observed: &Observed, now: Timestamp) -> Plan<Action> {
-    let Some(namespace) = observed.namespace.as_ref().filter(|namespace| is_of(project, &namespace.metadata)) else {
-        let held = project.metadata.finalizers.iter().flatten().any(|name| name == names::PROJECT_FINALIZER);
-        let release = held.then_some(Action::RemoveFinalizer);
-        return Plan::act(Vec::from_iter(release), Next::AwaitChange);
-    };
-    let mut actions = Vec::from_iter(status(project, ProjectPhase::Terminating, "Terminating", "", now));
-    let identity = |meta: &ObjectMeta| (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
-    for session in observed.sessions.iter().filter(|session| session.deletion_timestamp.is_none()) {
-        let (name, uid) = identity(session);
-        actions.push(Action::DeleteSession(name, uid));
+    let ours = observed.namespace.as_ref().filter(|namespace| is_of(project, &namespace.metadata));
+    match (ours, &observed.teardown) {
+        (Some(namespace), None) => {
+            let order = teardown::order(project, namespace).of(project);
+            let said = status(project, ProjectPhase::Terminating, "Terminating", "", now);
+            Plan::act(said.into_iter().chain([Action::Order(Box::new(order))]).collect::<Vec<_>>(), Next::AwaitChange)
+        }
+        (left, Some(teardown)) if left.is_some() || !operation::phase(teardown).is_final() => {
+            let said = torn(project, teardown, now);
+            let recheck = operation::phase(teardown) == OperationPhase::Succeeded;
+            // Somebody made it anew, or it is only just seen to be gone.
+            let next = if recheck { Next::After(RECHECK) } else { Next::AwaitChange };
+            Plan::act(Vec::from_iter(said), next)
+        }
+        (_, teardown) => {
+            let said = teardown.as_ref().and_then(|teardown| torn(project, teardown, now));
+            let held = project.metadata.finalizers.iter().flatten().any(|name| name == names::PROJECT_FINALIZER);
+            // What is written first changes the version that the finalizer is taken off.
+            match said {
+                Some(said) => Plan::act([said], Next::After(Duration::ZERO)),
+                None => Plan::act(Vec::from_iter(held.then_some(Action::RemoveFinalizer)), Next::AwaitChange),
+            }
+        }
     }
-    if observed.sessions.is_empty() && namespace.metadata.deletion_timestamp.is_none() {
-        actions.push(Action::DeleteNamespace(identity(&namespace.metadata).1));
-    }
-    Plan::act(actions, Next::AwaitChange)
+}
+
+/// The write that notes how its teardown goes; `None` when that is noted.
+fn torn(project: &Project, teardown: &Operation, now: Timestamp) -> Option<Action> {
+    let old = project.status.clone().unwrap_or_default();
+    let blocked = operation::blocked(&old.conditions, teardown, project.metadata.generation, now);
+    let message = blocked.as_ref().map_or_else(String::new, |condition| condition.message.clone());
+    let ready = ready(project, ProjectPhase::Terminating, "Terminating", &message, now);
+    let operations = operation::noted(&old.operations, teardown);
+    let conditions: Vec<Condition> = [Some(ready), blocked].into_iter().flatten().collect();
+    written(project, Said { phase: ProjectPhase::Terminating, conditions, operations })
 }
 
 /// The write that makes the status say this; `None` when it does.
 fn status(project: &Project, phase: ProjectPhase, reason: &str, message: &str, now: Timestamp) -> Option<Action> {
-    let old = project.status.clone().unwrap_or_default();
-    let generation = project.metadata.generation;
-    let ready = if phase == ProjectPhase::Active { "True" } else { "False" };
-    let said = old.conditions.iter().any(|condition| {
-        (condition.type_.as_str(), condition.status.as_str()) == ("Ready", ready)
-            && condition.reason == reason
-            && condition.message == message
-    });
-    if said && old.phase == phase && old.observed_generation == generation {
-        return None;
-    }
-    let condition = Condition {
+    let operations = project.status.clone().unwrap_or_default().operations;
+    let conditions = vec![ready(project, phase, reason, message, now)];
+    written(project, Said { phase, conditions, operations })
+}
+
+fn ready(project: &Project, phase: ProjectPhase, reason: &str, message: &str, now: Timestamp) -> Condition {
+    let status = if phase == ProjectPhase::Active { "True" } else { "False" };
+    Condition {
         type_: "Ready".to_owned(),
-        status: ready.to_owned(),
+        status: status.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
         last_transition_time: Time(now),
-        observed_generation: generation,
-    };
-    Some(Action::WriteStatus(phase, Box::new(condition)))
+        observed_generation: project.metadata.generation,
+    }
 }
 
-fn status_patch(project: &Project, phase: ProjectPhase, condition: Condition) -> Value {
+fn written(project: &Project, said: Said) -> Option<Action> {
+    let old = project.status.clone().unwrap_or_default();
+    let told = said.conditions.iter().all(|new| {
+        old.conditions.iter().any(|old| {
+            (&old.type_, &old.status, &old.reason, &old.message) == (&new.type_, &new.status, &new.reason, &new.message)
+        })
+    });
+    let same = old.phase == said.phase && old.observed_generation == project.metadata.generation;
+    if told && same && old.operations == said.operations { None } else { Some(Action::WriteStatus(Box::new(said))) }
+}
+
+fn status_patch(project: &Project, said: Said) -> Value {
     let mut conditions = project.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-    merge_condition(&mut conditions, condition);
+    for condition in said.conditions {
+        merge_condition(&mut conditions, condition);
+    }
     json!({
         "metadata": { "resourceVersion": project.metadata.resource_version },
-        "status": { "phase": phase, "observedGeneration": project.metadata.generation, "conditions": conditions },
+        "status": {
+            "phase": said.phase, "observedGeneration": project.metadata.generation, "conditions": conditions,
+            "operations": said.operations,
+        },
     })
 }
 

@@ -6,7 +6,7 @@
 //! | store (its lock keeps a second instance out) | directory | last, when nothing can write any more |
 //! | keys, TLS, tokens, rights | store | with the process |
 //! | API server, listener | all above | stops accepting, drains 5 s |
-//! | controllers, node agent | the API, in process; a fencing token | finish their effects; sandboxes go on |
+//! | controllers, workers, node agent | the API, in process; a fencing token | finish their effects; sandboxes go on |
 //!
 //! On a full disk only the last line waits, until there is room (`room`): reads are served before.
 
@@ -16,6 +16,7 @@ mod figures;
 mod leases;
 mod log;
 mod node;
+mod operations;
 mod room;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -171,6 +172,7 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String) -> anyh
     server.set_figures(Arc::new(controllers.clone()));
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());
+    drop(operations::start(&base, &server));
     node::start(&base, &server, fence).await.context("start the node agent")?;
     parts.node_agent.runs(|| Ok(()));
     // It is said to be ready when it is, unless it is told to stop first.

@@ -137,9 +137,10 @@ pub(crate) enum Role {
     Related(Mapping),
 }
 
-/// Watches a kind until told to stop, and hands over what it shows.
+/// Watches a kind until told to stop, and hands over what it shows: of all objects that the field selector picks.
 pub(crate) async fn run<K>(
     api: Api<Head<K>>,
+    fields: &str,
     (name, metrics): (&'static str, Arc<Metrics>),
     mut sink: impl FnMut(Event<Head<K>>) + Send,
     stop: CancellationToken,
@@ -148,8 +149,10 @@ pub(crate) async fn run<K>(
     K::DynamicType: Clone + fmt::Debug + Eq + std::hash::Hash,
 {
     let (mut failures, mut first) = (0_u32, true);
+    let config = watcher::Config::default();
+    let config = if fields.is_empty() { config } else { config.fields(fields) };
     loop {
-        let mut events = pin!(watcher::watcher(api.clone(), watcher::Config::default()));
+        let mut events = pin!(watcher::watcher(api.clone(), config.clone()));
         let mut listing = true;
         loop {
             let limit = if listing { LIST_STALL } else { Duration::MAX };

@@ -30,7 +30,11 @@ fn words(project: &Project, observed: &Observed) -> String {
             Action::Bind(binding) => write!(words, "bind {}", binding.metadata.name.as_deref().unwrap()),
             Action::Mark(binding) => write!(words, "mark {}", binding.metadata.name.as_deref().unwrap()),
             Action::Unbind(binding) => write!(words, "unbind {}", binding.metadata.name.as_deref().unwrap()),
-            Action::WriteStatus(phase, condition) => write!(words, "{phase:?} {}", condition.reason),
+            Action::WriteStatus(said) => {
+                let reasons: Vec<&str> = said.conditions.iter().map(|condition| &*condition.reason).collect();
+                write!(words, "{:?} {}", said.phase, reasons.join("+"))
+            }
+            Action::Order(operation) => write!(words, "order {}", operation.metadata.name.as_deref().unwrap()),
             Action::SetQuota(body, new) => write!(words, "quota {} {new}", body["spec"]["hard"]),
             other => write!(words, "{other:?}"),
         }
@@ -183,21 +187,57 @@ fn the_quota_follows_the_project() {
     assert_eq!(words(&project(&json!({})), &found(&json!({ "pods": "2" }))), "DropQuota; Active Active; ");
 }
 
-/// R4: sessions first, then the namespace, then the project.
+fn teardown(phase: &str) -> Operation {
+    let object = json!({
+        "metadata": { "name": "p-1-1-teardown", "namespace": "mainstay-system", "uid": "o-1" },
+        "spec": { "handler": "project-teardown" }, "status": { "phase": phase, "reason": "Because" },
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// R4: first its world is torn down, and only then is the project let go.
 #[test]
-fn deletion_goes_in_order() {
+fn deletion_is_an_operation() {
     let deleting = project(&json!({ "metadata": { "deletionTimestamp": NOW } }));
-    let meta = |name: &str, deleted: bool| ObjectMeta {
-        name: Some(name.to_owned()),
-        uid: Some(format!("uid-{name}")),
-        deletion_timestamp: deleted.then(|| Time(NOW.parse().unwrap())),
-        ..ObjectMeta::default()
-    };
-    let sessions = vec![meta("a", false), meta("b", true)];
-    let busy = Observed { sessions, ..ready() };
-    assert_eq!(words(&deleting, &busy), "Terminating Terminating; DeleteSession(\"a\", \"uid-a\"); ");
-    assert_eq!(words(&deleting, &ready()), "Terminating Terminating; DeleteNamespace(\"n-1\"); ");
-    let emptied = Observed { namespace: Some(namespace("p-1", true)), ..ready() };
-    assert_eq!(words(&deleting, &emptied), "Terminating Terminating; ");
+    assert_eq!(words(&deleting, &ready()), "Terminating Terminating; order p-1-1-teardown; ");
+    let at = |phase: &str| Observed { teardown: Some(teardown(phase)), ..ready() };
+    assert_eq!(words(&deleting, &at("Pending")), "Terminating Terminating; ");
+    assert_eq!(words(&deleting, &at("Running")), "Terminating Terminating; ");
+    // Its outcome is noted before the project goes.
+    let gone = |phase: &str| Observed { namespace: None, ..at(phase) };
+    let plan = ProjectReconciler::plan(&deleting, &gone("Succeeded"), NOW.parse().unwrap());
+    let [Action::WriteStatus(said)] = &plan.actions[..] else { panic!("{plan:?}") };
+    assert_eq!((said.operations.len(), said.operations[0].phase), (1, OperationPhase::Succeeded));
+    let noted = project(&json!({
+        "metadata": { "deletionTimestamp": NOW },
+        "status": serde_json::to_value(status_patch(&deleting, (**said).clone())).unwrap()["status"],
+    }));
+    assert_eq!(words(&noted, &gone("Succeeded")), "RemoveFinalizer; ");
+    // A teardown that goes on though nothing is left to see is waited for.
+    assert_eq!(words(&noted, &gone("Running")), "Terminating Terminating; ");
     assert_eq!(words(&deleting, &Observed::default()), "RemoveFinalizer; ");
+}
+
+#[test]
+fn a_teardown_that_dies_blocks_the_project_and_says_so() {
+    let deleting = project(&json!({ "metadata": { "deletionTimestamp": NOW } }));
+    let dead = Observed { teardown: Some(teardown("Dead")), ..ready() };
+    let plan = ProjectReconciler::plan(&deleting, &dead, NOW.parse().unwrap());
+    let [Action::WriteStatus(said)] = &plan.actions[..] else { panic!("{plan:?}") };
+    let blocked = &said.conditions[1];
+    assert_eq!((&*blocked.type_, &*blocked.status, &*blocked.reason), ("Blocked", "True", "OperationDead"));
+    assert!(blocked.message.contains("mainstay replay operation p-1-1-teardown"), "{}", blocked.message);
+    let noted = project(&json!({
+        "metadata": { "deletionTimestamp": NOW }, "status": status_patch(&deleting, (**said).clone())["status"],
+    }));
+    assert_eq!(words(&noted, &dead), "");
+    let replayed = Observed { teardown: Some(teardown("Pending")), ..ready() };
+    assert_eq!(words(&noted, &replayed), "Terminating Terminating+OperationOrdered; ");
+}
+
+/// A change while it is being deleted is a new generation, and another order.
+#[test]
+fn a_new_generation_orders_anew() {
+    let changed = project(&json!({ "metadata": { "deletionTimestamp": NOW, "generation": 2 } }));
+    assert!(words(&changed, &ready()).ends_with("order p-1-2-teardown; "));
 }
