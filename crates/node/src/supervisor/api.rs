@@ -166,3 +166,50 @@ impl Pace {
         tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.0..1.0))).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+    use tokio::time::Instant;
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+
+    /// A relay that reads of each request, says `words`, and nothing more; an API that reaches it.
+    fn stalled(dir: &std::path::Path, words: &'static str) -> Api {
+        let address = Address { socket: dir.join("socket"), token: dir.join("token"), session: "/session".into() };
+        std::fs::write(&address.token, "token").unwrap();
+        let (tasks, listener) = (Tasks::new(), UnixListener::bind(&address.socket).unwrap());
+        tasks.spawn("relay", async move {
+            let mut held = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+                stream.write_all(words.as_bytes()).await.unwrap();
+                held.push(stream);
+            }
+        });
+        Api::new(address, tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_stalls_ends_the_supervisors_call() {
+        for words in ["", "HTTP/1.1 200", HEAD] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut api = stalled(dir.path(), words);
+            // The second finds a connection that is of no use any more.
+            for _ in 0..2 {
+                let began = Instant::now();
+                let outcome = api.call::<serde_json::Value>(Method::POST, "/messages", Bytes::new()).await;
+                assert!(matches!(outcome, Err(ApiError::Away(_))), "{words}: {outcome:?}");
+                assert!(began.elapsed() <= DEADLINE * 2, "{:?}", began.elapsed());
+            }
+            if words != HEAD {
+                let began = Instant::now();
+                assert!(matches!(api.open("/messages").await, Err(ApiError::Away(_))));
+                assert!(began.elapsed() <= DEADLINE * 2);
+            }
+        }
+    }
+}
