@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use mainstay_runtime::client::class_of;
 use mainstay_runtime::failure::{Class, Classify};
 use mainstay_runtime::http_class::class_of_status;
 use serde_json::Value;
@@ -83,7 +84,8 @@ impl Refusal {
 impl CallError {
     /// A failure of the transport, classed by whether anything was sent.
     pub(super) fn of_transport(url: &str, error: kube::Error) -> Self {
-        if connect_failed(&error) {
+        // Nothing was sent.
+        if class_of(&error) == Class::TRANSIENT {
             return Self::Unreachable { url: url.to_owned(), hint: hint(&error), source: Box::new(error) };
         }
         Self::NoAnswer { url: url.to_owned(), why: mainstay_runtime::failure::chain_of(&error) }
@@ -133,20 +135,6 @@ fn io_kinds(error: &kube::Error) -> impl Iterator<Item = io::ErrorKind> {
         Some(current.downcast_ref::<io::Error>().map(io::Error::kind))
     })
     .flatten()
-}
-
-/// Whether the failure came before anything could be sent.
-fn connect_failed(error: &kube::Error) -> bool {
-    use io::ErrorKind::{
-        AddrNotAvailable, ConnectionRefused, HostUnreachable, InvalidData, NetworkUnreachable, NotFound,
-    };
-    io_kinds(error).any(|kind| {
-        // InvalidData is the TLS handshake: a certificate that is not trusted, or no TLS at all.
-        matches!(
-            kind,
-            ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable | NotFound | InvalidData
-        )
-    })
 }
 
 fn hint(error: &kube::Error) -> &'static str {

@@ -10,6 +10,8 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::json;
 
+use mainstay_runtime::failure::{Class, Classify as _};
+
 use super::watch::Seen;
 use super::*;
 
@@ -111,4 +113,61 @@ async fn an_error_says_which_fields_are_wrong() {
     let script = Script::of(&[(422, status.to_string())]);
     let CallError::Refused(refusal) = script.server().get("/x").await.unwrap_err() else { panic!("refused") };
     assert_eq!((refusal.message.as_str(), refusal.causes), ("m", vec![("spec.x".to_owned(), "bad".to_owned())]));
+}
+
+/// A server that accepts, reads of each request, says `words`, and nothing more. `then`: such as time passing.
+async fn stalled(words: &'static str, then: fn()) -> Server {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    mainstay_runtime::Tasks::new().spawn("stalled", async move {
+        let mut held = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+            stream.write_all(words.as_bytes()).await.unwrap();
+            held.push(stream);
+            then();
+        }
+    });
+    let config = kube::Config::new(url.parse().unwrap());
+    let client = |idle| mainstay_runtime::client::remote(&config, idle).unwrap();
+    Server { calls: client(CALL_DEADLINE), streams: client(STREAM_IDLE), url, namespace: "ns".to_owned() }
+}
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+
+#[tokio::test]
+async fn a_stalled_server_ends_each_call_of_the_command_line() {
+    for words in ["", "HTTP/1.1 200", HEAD] {
+        for repeat in [Repeat::Harmless, Repeat::Never] {
+            let server = stalled(words, tokio::time::pause).await;
+            let began = tokio::time::Instant::now();
+            let error = server.call(Call::post("/x", &json!({}), repeat)).await.unwrap_err();
+            assert_eq!(error.class(), Class::Indeterminate, "{error}");
+            assert!(began.elapsed() <= CALL_DEADLINE * 2, "{:?}", began.elapsed());
+            tokio::time::resume();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_ends_when_it_was_silent_for_too_long() {
+    let mut lines = stalled(HEAD, || {}).await.open("/x", call::JSON).await.unwrap();
+    let began = tokio::time::Instant::now();
+    tokio::time::pause();
+    let error = lines.next().await.unwrap_err();
+    assert_eq!(error.class(), Class::Indeterminate, "{error}");
+    assert!(began.elapsed() <= STREAM_IDLE + CALL_DEADLINE, "{:?}", began.elapsed());
+    tokio::time::resume();
+    assert!(stalled("", tokio::time::pause).await.open("/x", call::JSON).await.is_err());
+}
+
+#[tokio::test]
+async fn without_tls_the_command_line_calls_this_machine_only() {
+    let config = kube::Config::new("http://192.0.2.1:1".parse().unwrap());
+    let client = mainstay_runtime::client::remote(&config, CALL_DEADLINE).unwrap();
+    let error = Server::over(client).get("/version").await.unwrap_err();
+    assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    assert!(mainstay_runtime::failure::chain_of(&error).contains("https"), "and says why");
 }

@@ -29,7 +29,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Idle connections to one host that are kept.
 const IDLE_CONNECTIONS: usize = 16;
-/// Between pings on a connection in use, and how long an answer to one may take (HTTP/2).
+/// Between pings on a connection, in use or not, and how long an answer to one may take (HTTP/2).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Connections as all clients have them.
@@ -99,6 +99,7 @@ where
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_INTERVAL)
+        .http2_keep_alive_while_idle(true)
         .build(connector)
 }
 
