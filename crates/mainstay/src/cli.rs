@@ -8,6 +8,7 @@ pub(crate) mod failure;
 mod get;
 mod logs;
 mod messages;
+mod operation;
 mod session;
 mod start;
 mod status;
@@ -80,6 +81,8 @@ pub(crate) enum ClientCommand {
     Resume(session::ResumeArgs),
     Stop(session::StopArgs),
     Send(session::SendArgs),
+    Cancel(operation::CancelArgs),
+    Replay(operation::ReplayArgs),
     Messages(messages::MessagesArgs),
     Logs(logs::LogsArgs),
     Status(status::StatusArgs),
@@ -137,6 +140,8 @@ async fn dispatch(flags: &ServerFlags, command: ClientCommand) -> CliResult {
         ClientCommand::Resume(args) => session::resume(&args, flags).await,
         ClientCommand::Stop(args) => session::stop(&args, flags).await,
         ClientCommand::Send(args) => session::send(&args, flags).await,
+        ClientCommand::Cancel(args) => operation::cancel(&args, flags).await,
+        ClientCommand::Replay(args) => operation::replay(&args, flags).await,
         ClientCommand::Messages(args) => messages::run(&args, flags).await,
         ClientCommand::Logs(args) => logs::run(&args, flags).await,
         ClientCommand::Status(args) => status::run(&args, flags).await,

@@ -9,6 +9,8 @@ mod disk;
 mod follow;
 #[path = "cli/objects.rs"]
 mod objects;
+#[path = "cli/operations.rs"]
+mod operations;
 #[path = "cli/reach.rs"]
 mod reach;
 #[path = "cli/sessions.rs"]

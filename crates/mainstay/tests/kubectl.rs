@@ -9,6 +9,8 @@ mod apply;
 mod change;
 #[path = "kubectl/get.rs"]
 mod get;
+#[path = "kubectl/operations.rs"]
+mod operations;
 #[path = "kubectl/pods.rs"]
 mod pods;
 #[path = "kubectl/questions.rs"]

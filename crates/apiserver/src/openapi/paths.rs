@@ -8,6 +8,11 @@ use crate::discovery::{Resource, Subresource};
 const JSON: &str = "application/json";
 const PATCHES: [&str; 2] = ["application/merge-patch+json", "application/json-patch+json"];
 
+/// What besides is taken where operations are created.
+const BATCH: &str = " The body may also be an OperationList of at most 512 items: each is created, or refused, on its own, \
+                     and the answer is an OperationList with an item for each, the object as it was created or the Status \
+                     that says why it was not; 201 when all were created, 200 when some were not.";
+
 /// One operation, before it becomes JSON.
 struct Operation<'a> {
     /// The kind that it speaks: group, version, kind.
@@ -127,7 +132,10 @@ impl<'a> Verbs<'a> {
     }
 
     fn create(&self) -> Value {
-        let description = format!("Create a {}.", self.resource.kind);
+        let mut description = format!("Create a {}.", self.resource.kind);
+        if (self.resource.group, self.resource.kind) == (mainstay_api::GROUP, "Operation") {
+            description.push_str(BATCH);
+        }
         let operation = self.operation("post", "", description, parameters::write());
         Operation { body: Some((&[JSON], self.object.clone())), ..operation }.to_json()
     }

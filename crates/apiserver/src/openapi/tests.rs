@@ -128,3 +128,13 @@ fn other_paths_and_forms_are_refused() {
     let again = OpenApi::new(&Registry::standard());
     assert_eq!(openapi.answer("/openapi/v3", &none), again.answer("/openapi/v3", &none), "deterministic");
 }
+
+#[test]
+fn only_operations_are_said_to_be_created_as_a_list() {
+    let document = get(&OpenApi::new(&Registry::standard()), "/openapi/v3/apis/mainstay.dev/v1alpha1");
+    for (plural, expected) in [("operations", true), ("sessions", false)] {
+        let path = format!("/apis/mainstay.dev/v1alpha1/namespaces/{{namespace}}/{plural}");
+        let description = document["paths"][&path]["post"]["description"].as_str().unwrap();
+        assert_eq!(description.contains("OperationList of at most 512 items"), expected, "{description}");
+    }
+}

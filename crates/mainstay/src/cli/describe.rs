@@ -179,11 +179,16 @@ fn tree(text: &mut String, depth: usize, name: &str, value: &Value) {
                 let _ = writeln!(text, "{indent}{}", plain(part));
             }
         }
-        Value::String(time) if name.ends_with("Time") && time.parse::<Timestamp>().is_ok() => {
+        Value::String(time) if is_time(name) && time.parse::<Timestamp>().is_ok() => {
             line(text, depth, &label, &when(value));
         }
         other => line(text, depth, &label, &cell(other)),
     }
+}
+
+/// Whether a field of this name holds a time: `startTime`, `finishedAt`.
+fn is_time(name: &str) -> bool {
+    name.ends_with("Time") || name.ends_with("At")
 }
 
 /// One item of a list: its first field after a dash, the others below.
