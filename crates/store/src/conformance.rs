@@ -3,15 +3,19 @@
 //! The promises (G1 to G4): an acknowledged write stays, also over a crash, which leaves what was not acknowledged whole
 //! or absent; a watch shows each matching change once, in order, or ends; a watch resumed at any revision from the floor
 //! on shows exactly the rest; no revision becomes visible after a higher one. A session's messages have contiguous
-//! numbers, each once per sender and id, however many append at once. [`check`] runs everything; an implementation
+//! numbers, each once per sender and id, however many append at once. An operation is held by one attempt at a time, and
+//! ends once. [`check`] runs everything; an implementation
 //! brings a [`Fixture`].
 //!
 //! Needs the feature `conformance` outside of this crate's own tests.
 
+mod backlog;
 mod concurrent;
+mod contest;
 mod crash;
 mod messages;
 pub mod model;
+mod operations;
 mod sequential;
 mod talk;
 #[cfg(test)]
@@ -77,8 +81,14 @@ pub fn check<F: Fixture>(new: impl Fn() -> F, effort: Effort) -> Outcome {
     let seed = proptest::num::u64::ANY;
     cases(effort.cases, &seed, |seed| runtime.block_on(concurrent::run(&new(), seed, steps)))?;
     cases(effort.cases, &seed, |seed| runtime.block_on(talk::run(&new(), seed, steps)))?;
+    // Leases are judged by Tokio's clock, which these drive.
+    let driven = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let driven = driven.map_err(|error| error.to_string())?;
+    cases(effort.cases, &operations::history(steps), |history| driven.block_on(operations::run(&new(), history)))?;
     // Each of these is several runs.
-    cases(effort.cases.div_ceil(4), &seed, |seed| runtime.block_on(crash::run(&new(), seed, steps)))
+    let few = effort.cases.div_ceil(4);
+    cases(few, &seed, |seed| runtime.block_on(crash::run(&new(), seed, steps)))?;
+    cases(few, &seed, |seed| runtime.block_on(contest::run(&new(), seed, steps)))
 }
 
 fn cases<S: Strategy>(count: u32, strategy: &S, run: impl Fn(S::Value) -> Outcome) -> Outcome

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
-use super::database;
+use super::{database, schema};
 use crate::error::StoreError;
 use crate::lock;
 
@@ -57,6 +57,7 @@ impl Readers {
         let connection = Connection::open_with_flags(&self.path, flags).map_err(database)?;
         connection.busy_timeout(Duration::from_secs(10)).map_err(database)?;
         connection.pragma_update(None, "cache_size", -1024).map_err(database)?;
+        schema::steady_plans(&connection).map_err(database)?;
         Ok(connection)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{Options, database};
@@ -117,8 +118,13 @@ fn prepare(connection: &Connection, options: &Options, fresh: bool) -> rusqlite:
     if let Some(pages) = options.max_pages {
         connection.pragma_update(None, "max_page_count", pages)?;
     }
+    steady_plans(connection)
+}
+
+/// Statements are planned once, by what they say. (Else SQLite plans some of them anew whenever a parameter is bound.)
+pub(super) fn steady_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(128);
-    Ok(())
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn migrate(connection: &mut Connection, version: u32) -> rusqlite::Result<()> {

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use mainstay_store::operation::{Claim, Queue as _, Renewal, State, StepRow, StepState};
 use mainstay_store::{ListQuery, Options, Revision, Scope, SqliteStore, Store, StoreError};
 use tokio::time::{Instant, timeout};
 
 use super::child;
+use super::operations::{LEASE, claim, end, enqueue, queued};
 use super::support::{append, create, key, message, open};
 
 /// Writes until the disk is full; gives how many writes succeeded.
@@ -124,6 +126,55 @@ fn a_full_disk_makes_the_store_read_only_until_there_is_room() {
         status.success() && lines == ["recovered"],
         "this test needs root, or user namespaces for ordinary users, to mount a small file system\n{errors}"
     );
+}
+
+/// In the child, which has mounts of its own: a queue on a file system that is full, and has room again.
+#[tokio::test]
+async fn the_queue_on_a_small_file_system() {
+    let Some(dir) = child::dir() else { return };
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&dir).output().unwrap();
+    assert!(mount.status.success(), "{mount:?}");
+    let store = open(&dir.join("data"));
+    for name in ["a", "b"] {
+        enqueue(&store, name, queued()).await;
+    }
+    let [a] = &claim(&store, 1, 0).await.claimed[..] else { panic!() };
+    stuff(&dir.join("stuffing"));
+    while store.raise("corners").await.is_ok() {}
+    let step = StepRow { step: "s".into(), state: StepState::Done, attempt: 0, output: "null".into() };
+    for _ in 0..2 {
+        let claimed = store.claim(Claim { limit: 1, per_lane: 9, lease: LEASE, now_ms: 0 }).await;
+        assert!(matches!(claimed, Err(StoreError::Full)), "{claimed:?}");
+        let settled = store.settle(&a.attempt, end(a, State::Succeeded)).await;
+        assert!(matches!(settled, Err(StoreError::Full)), "{settled:?}");
+        let entered = store.journal(&a.attempt, step.clone()).await;
+        assert!(matches!(entered, Err(StoreError::Full)), "{entered:?}");
+    }
+    let standings = store.operations(vec!["a".into(), "b".into()]).await.unwrap();
+    let [Some(first), Some(second)] = &standings[..] else { panic!("{standings:?}") };
+    assert_eq!((first.row.state, first.steps.len(), second.row.attempt), (State::Running, 0, 0));
+    // Held all the same: a lease needs no disk.
+    assert_eq!(store.renew(vec![a.attempt.clone()], LEASE).await.unwrap(), [Renewal::Held]);
+    std::fs::remove_file(dir.join("stuffing")).unwrap();
+    let recovered = async {
+        while store.ready().is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), recovered).await.expect("ready again by itself");
+    store.journal(&a.attempt, step).await.unwrap();
+    store.settle(&a.attempt, end(a, State::Succeeded)).await.unwrap();
+    let [b] = &claim(&store, 9, 0).await.claimed[..] else { panic!() };
+    assert_eq!((&*b.attempt.id, b.attempt.number), ("b", 1));
+    println!("ack recovered");
+}
+
+#[test]
+fn on_a_full_disk_the_queue_stands_still_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = child::apart("disk::the_queue_on_a_small_file_system", dir.path()).spawn().unwrap();
+    let (lines, errors, status) = child::finish(child);
+    assert!(status.success() && lines == ["recovered"], "{errors}");
 }
 
 /// Makes syncs fail as soon as the file that is named in the environment exists.

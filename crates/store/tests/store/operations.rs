@@ -334,8 +334,10 @@ async fn a_dead_letter_is_put_back_by_a_replay() {
 async fn lanes_get_their_turns_however_many_wait_in_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    for turn in 0..40 {
-        enqueue(&store, &format!("flood-{turn:02}"), Queued { lane: "flood".into(), ..queued() }).await;
+    let names_of_flood: Vec<String> = (0..10_000).map(|turn| format!("flood-{turn:02}")).collect();
+    for some in names_of_flood.chunks(1_000) {
+        let flood = |name| enqueue(&store, name, Queued { lane: "flood".into(), ..queued() });
+        futures::future::join_all(some.iter().map(|name| flood(name))).await;
     }
     for (name, priority) in [("b-0", 0), ("b-1", 5), ("b-2", 0)] {
         enqueue(&store, name, Queued { lane: "b".into(), priority, ..queued() }).await;

@@ -33,8 +33,7 @@ impl Turn<'_> {
         }
         // Others have to look only when there may be more than this claim took.
         self.operations.effects.wake &= before || claimed.len() == claim.limit;
-        let granted = (!claimed.is_empty()).then_some(claim.lease);
-        let next_expiry = self.operations.leases.next_expiry(now).into_iter().chain(granted).min();
+        let next_expiry = self.operations.leases.next_expiry(&self.operations.effects, now);
         Ok(Claims { claimed, next_due_ms: rows::next_due(self.connection())?, next_expiry })
     }
 }

@@ -109,18 +109,30 @@ impl Leases {
         lock(&self.held).get(&attempt.id).copied().filter(|lease| lease.number == attempt.number)
     }
 
-    /// Attempts whose leases have expired.
+    /// Attempts whose leases have expired, in an order of their own.
     pub(super) fn expired(&self, now: Instant) -> Vec<Attempt> {
         let held = lock(&self.held);
         let expired = held.iter().filter(|(_, lease)| !lease.is_held(now));
-        expired.map(|(id, lease)| Attempt { id: Arc::clone(id), number: lease.number }).collect()
+        let mut expired: Vec<Attempt> =
+            expired.map(|(id, lease)| Attempt { id: Arc::clone(id), number: lease.number }).collect();
+        expired.sort_unstable();
+        expired
     }
 
-    /// When the first of those that are held expires.
-    pub(super) fn next_expiry(&self, now: Instant) -> Option<Duration> {
+    /// When the first of the leases expires, once these effects are in force.
+    pub(super) fn next_expiry(&self, effects: &Effects, now: Instant) -> Option<Duration> {
+        let mut ahead: HashMap<&str, Option<Instant>> = HashMap::new();
+        for (id, hold) in &effects.leases {
+            match hold {
+                Hold::Granted(lease) => drop(ahead.insert(id, lease.expires)),
+                Hold::Dropped => drop(ahead.insert(id, None)),
+                Hold::Cancelled => {}
+            }
+        }
         let held = lock(&self.held);
-        let ahead = held.values().filter_map(|lease| lease.expires).filter(|expires| *expires > now).min();
-        ahead.map(|expires| expires - now)
+        let others = held.iter().filter(|(id, _)| !ahead.contains_key(&***id)).filter_map(|(_, lease)| lease.expires);
+        let expires = others.chain(ahead.values().copied().flatten()).filter(|expires| *expires > now).min();
+        expires.map(|expires| expires - now)
     }
 
     /// The transaction is committed, and what it wrote is visible.

@@ -5,6 +5,8 @@ use std::path::Path;
 use super::*;
 use crate::Store;
 use crate::message::{Append, NewMessage, Retention, Sender};
+use crate::object::{Draft, Write};
+use crate::operation::{Claim, Queue as _, Queued};
 use crate::sqlite::SqliteStore;
 
 /// A database as the first version wrote it.
@@ -38,6 +40,77 @@ fn first_version(dir: &Path) {
 fn append(sender: Sender, ids: &[&str], keep: Retention) -> Append {
     let message = |id: &&str| NewMessage { id: (*id).into(), kind: "user".into(), body: "{\"text\":\"\"}".into() };
     Append { session: "s".into(), sender, messages: ids.iter().map(message).collect(), keep }
+}
+
+#[tokio::test]
+async fn a_directory_of_the_second_version_has_a_queue_and_keeps_operations_that_are_not_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    first_version(dir.path());
+    let database = Connection::open(dir.path().join("state.db")).unwrap();
+    database.execute_batch(MIGRATIONS[1]).unwrap();
+    database.pragma_update(None, "user_version", 2).unwrap();
+    let row =
+        "INSERT INTO history VALUES (2, 'mainstay.dev/operations', 'a', 'o', 0, '{\"uid\":\"o\"}', CAST('{}' AS BLOB));
+        INSERT INTO objects VALUES ('mainstay.dev/operations', 'a', 'o', 2); UPDATE log SET revision = 2;";
+    database.execute_batch(row).unwrap();
+    drop(database);
+    let store = SqliteStore::open(Options::new(dir.path())).unwrap();
+    assert_eq!(store.stats().objects, 1);
+    let old = store.get(&Key::new(OPERATIONS, "a", "o")).await.unwrap().unwrap();
+    assert_eq!((old.revision, &*old.body), (Revision(2), b"{}".as_slice()));
+    let claim = || Claim { limit: 9, per_lane: 9, lease: Duration::from_secs(9), now_ms: 0 };
+    assert!(store.claim(claim()).await.unwrap().claimed.is_empty());
+    // One that is told of is in the queue from then on.
+    let queued = Queued {
+        lane: "a".into(),
+        handler: "h".into(),
+        priority: 0,
+        run_at_ms: 0,
+        concurrency_key: None,
+        cancelled: false,
+        replays: 0,
+        created_ms: 0,
+    };
+    let (head, tail) = ("{\"revision\":\"".into(), "\"}".into());
+    let draft = Draft { head, tail, meta: Arc::clone(&old.meta), queued: Some(Arc::new(queued)) };
+    store.write(Write::Update { key: old.key.clone(), draft, expected: old.revision }).await.unwrap();
+    let claims = store.claim(claim()).await.unwrap();
+    assert_eq!((claims.claimed.len(), claims.claimed[0].object.revision), (1, Revision(3)));
+}
+
+/// Nothing that is done often looks at every row.
+#[test]
+fn the_queue_is_searched_by_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let _held = crate::sqlite::directory::hold(dir.path()).unwrap();
+    let database = open(&dir.path().join("state.db"), &Options::new(dir.path())).unwrap();
+    let plan = |sql: &str| {
+        let mut explain = database.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let lines = explain.raw_query().mapped(|row| row.get::<_, String>(3)).collect::<Result<Vec<_>, _>>();
+        lines.unwrap().join("; ")
+    };
+    for (index, rest) in [
+        ("operation_by_uid", "WHERE uid = ?1"),
+        ("operation_ready", "WHERE lane = ?1 AND state = 0 ORDER BY priority DESC, seq LIMIT ?2"),
+        ("operation_due", "WHERE state = 1 AND run_at <= ?1 ORDER BY run_at, seq LIMIT ?2"),
+        ("operation_due", "WHERE state = 1 ORDER BY run_at, seq LIMIT 1"),
+        ("operation_blocked", "WHERE lane = ?1 AND key = ?2 AND state = 2 ORDER BY priority DESC, seq LIMIT 1"),
+        ("operation_of_key", "WHERE lane = ?1 AND key = ?2 AND state IN (0, 3) AND key IS NOT NULL AND seq <> ?3"),
+        ("operation_live", "WHERE state = 0 AND state IN (0, 3) ORDER BY seq LIMIT 1"),
+        ("operation_live", "WHERE state = 3 AND state IN (0, 3)"),
+    ] {
+        let found = plan(&format!("SELECT * FROM operations {rest}"));
+        let searched =
+            found.starts_with("SEARCH") && found.contains(&format!("INDEX {index} (")) && !found.contains("TEMP");
+        assert!(
+            searched || (index == "operation_due" && found == "SCAN operations USING INDEX operation_due"),
+            "{rest}: {found}"
+        );
+    }
+    let lanes = plan(
+        "SELECT running, turn, ready, lane FROM lanes WHERE ready > 0 AND running < ?1 ORDER BY running, turn LIMIT ?2",
+    );
+    assert!(lanes.contains("SEARCH lanes USING INDEX lane_turn (running<?)"), "{lanes}");
 }
 
 #[tokio::test]

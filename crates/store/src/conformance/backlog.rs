@@ -1,0 +1,295 @@
+//! What a queue of operations must do, in the simplest possible way: a list that is searched for everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::object::Revision;
+use crate::operation::{Attempt, HISTORY, Note, Queued, Renewal, Row, Settlement, Standing, State, StepRow, StepState};
+
+/// All operations there are, in the order of their creation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backlog {
+    pub(super) operations: Vec<Operation>,
+    /// When each lane was served, or began to have something ready.
+    turns: BTreeMap<Arc<str>, u64>,
+    turn: u64,
+    /// The clock of leases, in milliseconds.
+    pub(super) clock_ms: u64,
+    pub(super) fenced: u64,
+    pub(super) lost: u64,
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub(super) struct Operation {
+    pub(super) uid: Arc<str>,
+    pub(super) revision: Revision,
+    pub(super) queued: Queued,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) row: Row,
+    pub(super) steps: Vec<StepRow>,
+    lease: Option<Lease>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    expires_ms: u64,
+    told: bool,
+}
+
+/// A claimed operation: its attempt, its object's revision, and how it stands.
+pub(super) type Taken = (Attempt, Revision, Standing);
+
+impl Operation {
+    pub(super) fn standing(&self) -> Standing {
+        Standing { row: self.row.clone(), steps: self.steps.clone() }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.row.history.push(note);
+        if self.row.history.len() > HISTORY {
+            self.row.history.remove(0);
+        }
+    }
+
+    fn has_key(&self) -> bool {
+        self.key.is_some() && matches!(self.row.state, State::Ready | State::Running)
+    }
+}
+
+/// A lost worker's attempt.
+pub(super) fn lost_note(attempt: u64, started_ms: i64, ended_ms: i64) -> Note {
+    let message = "its worker was not heard of in time".to_owned();
+    Note { attempt, started_ms, ended_ms, reason: "Lost".to_owned(), message }
+}
+
+impl Backlog {
+    pub(super) fn find(&self, uid: &str) -> Option<usize> {
+        self.operations.iter().position(|operation| &*operation.uid == uid)
+    }
+
+    /// The store was closed, or crashed: nobody holds anything.
+    pub(super) fn reopened(&mut self) {
+        self.operations.iter_mut().for_each(|operation| operation.lease = None);
+        (self.fenced, self.lost) = (0, 0);
+    }
+
+    pub(super) fn count(&self, lane: &str, state: State) -> usize {
+        let there = |one: &&Operation| *one.queued.lane == *lane && one.row.state == state;
+        self.operations.iter().filter(there).count()
+    }
+
+    /// Changes a state; gives a key that this frees to who is next.
+    fn put(&mut self, at: usize, state: State) {
+        let lane = Arc::clone(&self.operations[at].queued.lane);
+        let (waited, had_key) = (self.count(&lane, State::Ready) > 0, self.operations[at].has_key());
+        self.operations[at].row.state = state;
+        if state == State::Running || (!waited && self.count(&lane, State::Ready) > 0) {
+            self.turn += 1;
+            self.turns.insert(Arc::clone(&lane), self.turn);
+        }
+        if had_key && !self.operations[at].has_key() {
+            let key = self.operations[at].key.clone();
+            self.pass_on(&lane, key.as_ref());
+        }
+    }
+
+    fn pass_on(&mut self, lane: &str, key: Option<&Arc<str>>) {
+        let waits =
+            |one: &Operation| *one.queued.lane == *lane && one.key.as_ref() == key && one.row.state == State::Blocked;
+        if let Some(next) = self.first(waits) {
+            self.put(next, State::Ready);
+        }
+    }
+
+    /// Of those, the one with the highest priority, and of these the oldest.
+    fn first(&self, those: impl Fn(&Operation) -> bool) -> Option<usize> {
+        let of = |at: &usize| those(&self.operations[*at]);
+        (0..self.operations.len()).filter(of).max_by_key(|at| (self.operations[*at].queued.priority, usize::MAX - at))
+    }
+
+    /// Ready, or blocked while another has its key.
+    fn due(&mut self, at: usize) {
+        let one = &self.operations[at];
+        let same = |other: &Operation| other.has_key() && other.key == one.key && other.queued.lane == one.queued.lane;
+        let taken = self.operations.iter().any(|other| other.uid != one.uid && same(other));
+        self.put(at, if taken { State::Blocked } else { State::Ready });
+    }
+
+    pub(super) fn enqueue(&mut self, uid: Arc<str>, queued: Queued, revision: Revision) {
+        let row = Row {
+            state: State::Delayed,
+            attempt: 0,
+            failures: 0,
+            lost: 0,
+            started_ms: 0,
+            run_at_ms: queued.run_at_ms,
+            cancelled: queued.cancelled,
+            undoing: None,
+            history: Vec::new(),
+        };
+        let at_once = queued.run_at_ms == 0 || queued.cancelled;
+        let key = if queued.cancelled { None } else { queued.concurrency_key.clone() };
+        self.operations.push(Operation { uid, revision, queued, key, row, steps: Vec::new(), lease: None });
+        if at_once {
+            self.due(self.operations.len() - 1);
+        }
+    }
+
+    pub(super) fn forget(&mut self, at: usize) {
+        if self.operations[at].has_key() {
+            // Out of the way of who is next.
+            self.put(at, State::Dead);
+        }
+        self.operations.remove(at);
+    }
+
+    pub(super) fn replay(&mut self, at: usize) {
+        let one = &mut self.operations[at];
+        one.queued.replays += 1;
+        if one.row.state == State::Dead {
+            (one.row.failures, one.row.lost, one.row.undoing) = (0, 0, None);
+            one.row.cancelled = one.queued.cancelled;
+            one.key.clone_from(&one.queued.concurrency_key);
+            self.due(at);
+        }
+    }
+
+    pub(super) fn cancel(&mut self, at: usize) {
+        let one = &mut self.operations[at];
+        one.queued.cancelled = true;
+        if std::mem::replace(&mut one.row.cancelled, true) {
+            return;
+        }
+        let waits = matches!(one.row.state, State::Ready | State::Delayed | State::Blocked);
+        if waits && one.row.attempt == 0 {
+            let (had_key, key) = (one.has_key(), one.key.take());
+            let lane = Arc::clone(&one.queued.lane);
+            self.put(at, State::Ready);
+            if had_key {
+                self.pass_on(&lane, key.as_ref());
+            }
+        } else if one.row.state == State::Delayed {
+            self.due(at);
+        }
+    }
+
+    fn is_held(&self, one: &Operation) -> bool {
+        one.row.state == State::Running && one.lease.is_some_and(|lease| lease.expires_ms > self.clock_ms)
+    }
+
+    pub(super) fn claim(&mut self, (limit, per_lane): (usize, usize), lease_ms: u64, now_ms: i64) -> Vec<Taken> {
+        let mut lost: Vec<usize> = (0..self.operations.len()).collect();
+        lost.retain(|at| self.operations[*at].row.state == State::Running && !self.is_held(&self.operations[*at]));
+        lost.sort_by_key(|at| Arc::clone(&self.operations[*at].uid));
+        for at in lost {
+            self.lost += 1;
+            let one = &mut self.operations[at];
+            one.row.lost += 1;
+            one.note(lost_note(one.row.attempt, one.row.started_ms, now_ms));
+            self.put(at, State::Ready);
+        }
+        let mut due: Vec<usize> = (0..self.operations.len()).collect();
+        due.retain(|at| {
+            let row = &self.operations[*at].row;
+            row.state == State::Delayed && row.run_at_ms <= now_ms
+        });
+        due.sort_by_key(|at| (self.operations[*at].row.run_at_ms, *at));
+        for at in due {
+            self.due(at);
+        }
+        (0..limit).map_while(|_| self.take_one(per_lane, lease_ms, now_ms)).collect()
+    }
+
+    fn take_one(&mut self, per_lane: usize, lease_ms: u64, now_ms: i64) -> Option<Taken> {
+        let open = self.turns.iter().filter(|(lane, _)| self.count(lane, State::Ready) > 0);
+        let open = open.filter(|(lane, _)| self.count(lane, State::Running) < per_lane);
+        let (lane, _) = open.min_by_key(|(lane, turn)| (self.count(lane, State::Running), **turn))?;
+        let lane = Arc::clone(lane);
+        let at = self.first(|one| one.queued.lane == lane && one.row.state == State::Ready)?;
+        self.put(at, State::Running);
+        let expires_ms = self.clock_ms + lease_ms;
+        let one = &mut self.operations[at];
+        one.row.attempt += 1;
+        one.row.started_ms = now_ms;
+        one.lease = Some(Lease { expires_ms, told: one.row.cancelled });
+        Some((Attempt { id: Arc::clone(&one.uid), number: one.row.attempt }, one.revision, one.standing()))
+    }
+
+    pub(super) fn next_due(&self) -> Option<i64> {
+        let delayed = self.operations.iter().filter(|one| one.row.state == State::Delayed);
+        delayed.map(|one| one.row.run_at_ms).min()
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<u64> {
+        let held = self.operations.iter().filter(|one| self.is_held(one));
+        held.filter_map(|one| Some(one.lease?.expires_ms - self.clock_ms)).min()
+    }
+
+    /// The operation whose current attempt this is.
+    pub(super) fn current(&mut self, attempt: &Attempt) -> Option<usize> {
+        let at = self.find(&attempt.id).filter(|at| {
+            let row = &self.operations[*at].row;
+            row.state == State::Running && row.attempt == attempt.number
+        });
+        self.fenced += u64::from(at.is_none());
+        at
+    }
+
+    pub(super) fn renew(&mut self, attempt: &Attempt, lease_ms: u64) -> Renewal {
+        let expires_ms = self.clock_ms + lease_ms;
+        let Some(at) = self.current(attempt) else { return Renewal::Lost };
+        if !self.is_held(&self.operations[at]) {
+            self.fenced += 1;
+            return Renewal::Lost;
+        }
+        let one = &mut self.operations[at];
+        one.lease = Some(Lease { expires_ms, told: one.row.cancelled });
+        if one.row.cancelled { Renewal::Cancelled } else { Renewal::Held }
+    }
+
+    /// Whether the entry counts.
+    pub(super) fn journal(&mut self, attempt: &Attempt, entry: &StepRow) -> bool {
+        let Some(at) = self.current(attempt) else { return false };
+        if !self.is_held(&self.operations[at]) {
+            self.fenced += 1;
+            return false;
+        }
+        let one = &mut self.operations[at];
+        let entry = StepRow { attempt: attempt.number, ..entry.clone() };
+        if matches!(entry.state, StepState::Done | StepState::Undone) {
+            one.row.lost = 0;
+        }
+        match one.steps.iter_mut().find(|known| known.step == entry.step) {
+            Some(known) => *known = entry,
+            None => one.steps.push(entry),
+        }
+        true
+    }
+
+    /// What becomes of the row of an attempt that is the current one, and whose object's write, if any, holds.
+    pub(super) fn settle(&mut self, at: usize, settlement: &Settlement) {
+        let one = &mut self.operations[at];
+        let unheard = one.row.cancelled && !one.lease.is_some_and(|lease| lease.told);
+        let (state, run_at_ms) = match settlement {
+            Settlement::Retry { run_at_ms, note, undoing } => {
+                one.row.failures += 1;
+                one.row.undoing = undoing.clone().or_else(|| one.row.undoing.take());
+                one.note(note.clone());
+                (State::Delayed, *run_at_ms)
+            }
+            Settlement::Later { run_at_ms } => (State::Delayed, *run_at_ms),
+            Settlement::End { state, note, .. } => {
+                if let Some(note) = note {
+                    one.note(note.clone());
+                }
+                (*state, one.row.run_at_ms)
+            }
+        };
+        if state == State::Delayed {
+            one.row.lost = 0;
+            one.row.run_at_ms = if unheard { 0 } else { run_at_ms };
+        }
+        self.put(at, state);
+    }
+}
