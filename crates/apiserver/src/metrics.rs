@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+pub use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::catalog::Entry;
@@ -72,14 +72,18 @@ impl Drop for Observation {
     }
 }
 
+/// A registry to count in: all names begin with `mainstay_`.
+pub fn registry() -> Registry {
+    Registry::with_prefix("mainstay")
+}
+
 fn latencies() -> Histogram {
     Histogram::new([0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0])
 }
 
 impl Metrics {
     /// No requests yet.
-    pub(crate) fn new(store: Arc<dyn Store>, duties: Duties, version: &'static str) -> Self {
-        let mut registry = Registry::with_prefix("mainstay");
+    pub(crate) fn new(mut registry: Registry, store: Arc<dyn Store>, duties: Duties, version: &'static str) -> Self {
         let requests = Family::<Requests, Counter>::default();
         registry.register("requests", "Requests answered", requests.clone());
         let latency = Family::<Latency, Histogram>::new_with_constructor(latencies);

@@ -26,7 +26,7 @@ use crate::crypt::Sealer;
 use crate::documents::Documents;
 use crate::gate::Gate;
 use crate::health::{Expected, Part};
-use crate::metrics::{Figures, Metrics};
+use crate::metrics::{self, Figures, Metrics};
 use crate::nodelink::NodeLink;
 use crate::request::{Query, ResourcePath};
 use crate::respond;
@@ -55,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// The version of the program.
     pub version: &'static str,
+    /// What `/metrics` shows; the server adds its own.
+    pub metrics: metrics::Registry,
 }
 
 impl fmt::Debug for Config {
@@ -130,13 +132,14 @@ impl ApiServer {
     ///
     /// # Errors
     /// When a kind's schema cannot be compiled.
-    pub fn new(config: Config) -> Result<Self, CatalogError> {
+    pub fn new(mut config: Config) -> Result<Self, CatalogError> {
         let catalog = Catalog::new(&config.registry)?;
+        let registry = std::mem::take(&mut config.metrics);
         let (gate, flow) = (Gate::new(&config.limits), Flow::new(&config.limits));
         let server = Self(Arc::new(Shared {
             catalog,
             activity: Activity::default(),
-            metrics: Metrics::new(config.store.clone(), config.duties.clone(), config.version),
+            metrics: Metrics::new(registry, config.store.clone(), config.duties.clone(), config.version),
             documents: Documents::new(&config.registry),
             gate,
             turns: Turns::default(),

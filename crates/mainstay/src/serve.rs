@@ -59,6 +59,8 @@ struct Base {
     clock: Clock,
     tasks: Tasks,
     duties: Duties,
+    /// What the workers count.
+    worked: mainstay_operations::Metrics,
     keys: Arc<Keys>,
 }
 
@@ -106,7 +108,8 @@ fn open(dir: &Path) -> anyhow::Result<Base> {
     let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
     let leases = LocalLeases::new(leases::StoredTerms(store.clone()));
     let duties = Duties::new(tasks.clone(), clock.clone(), Arc::new(leases));
-    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, keys })
+    let worked = mainstay_operations::Metrics::default();
+    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, worked, keys })
 }
 
 /// Where clients on this machine find who listens there: at no address in particular is at every one, also the loopback.
@@ -134,6 +137,8 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
         tokens,
         authorizer: Authorizer::new(store.clone()),
     };
+    let mut metrics = mainstay_apiserver::metrics::registry();
+    base.worked.register(&mut metrics);
     let config = Config {
         store,
         registry: base.registry.clone(),
@@ -144,6 +149,7 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
         duties: base.duties.clone(),
         limits: Limits::default(),
         version: env!("CARGO_PKG_VERSION"),
+        metrics,
     };
     Ok((ApiServer::new(config).context("compile the kinds' schemas")?, listener))
 }
@@ -172,7 +178,7 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String) -> anyh
     server.set_figures(Arc::new(controllers.clone()));
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());
-    drop(operations::start(&base, &server));
+    operations::start(&base, &server);
     node::start(&base, &server, fence).await.context("start the node agent")?;
     parts.node_agent.runs(|| Ok(()));
     // It is said to be ready when it is, unless it is told to stop first.

@@ -4,10 +4,12 @@
 //! lease is given up here.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mainstay_store::operation::{Attempt, Queue, Renewal};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -35,11 +37,14 @@ struct Kept {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<HashMap<Attempt, Kept>>);
+pub(crate) struct Held {
+    kept: Mutex<HashMap<Attempt, Kept>>,
+    let_go: Notify,
+}
 
 impl Held {
     fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds an attempt that was claimed at `at`, until it is let go; `stop` ends it early.
@@ -52,6 +57,18 @@ impl Held {
 
     pub(crate) fn remove(&self, attempt: &Attempt) {
         self.lock().remove(attempt);
+        self.let_go.notify_waiters();
+    }
+
+    /// Waits until nothing is held.
+    async fn emptied(&self) {
+        loop {
+            let let_go = self.let_go.notified();
+            if self.len() == 0 {
+                return;
+            }
+            let_go.await;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -116,21 +133,30 @@ pub(crate) async fn heartbeat(held: Arc<Held>, queue: Arc<dyn Queue>, policy: Po
     let mut changes = queue.queue_changes();
     let mut ticks = tokio::time::interval(policy.heartbeat());
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let over = async {
+        stop.cancelled().await;
+        held.emptied().await;
+    };
+    let mut over = pin!(over);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    ticks.tick().await;
+        let renewed = async {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        ticks.tick().await;
+                    }
+                    tokio::time::sleep(PACE).await;
+                    changes.mark_unchanged();
                 }
-                tokio::time::sleep(PACE).await;
-                changes.mark_unchanged();
             }
-            () = stop.cancelled(), if held.len() == 0 => return,
-        }
-        held.renew(&*queue, &policy).await;
-        if stop.is_cancelled() && held.len() == 0 {
-            return;
+            held.renew(&*queue, &policy).await;
+        };
+        // A renewal that is left half-way was asked for, or was not: both will do.
+        tokio::select! {
+            biased;
+            () = &mut over => return,
+            () = renewed => {}
         }
     }
 }

@@ -64,9 +64,11 @@ impl Metrics {
         registry.register("operation_settle_retries", retries, self.settle_retries.clone());
     }
 
-    pub(crate) fn began(&self, waited: Duration) {
+    pub(crate) fn began(&self, waited: Option<Duration>) {
         self.running.inc();
-        self.wait.observe(waited.as_secs_f64());
+        if let Some(waited) = waited {
+            self.wait.observe(waited.as_secs_f64());
+        }
     }
 
     pub(crate) fn over(&self, handler: Option<&'static str>, took: Duration) {

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks};
-use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Settlement, Standing};
+use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Row, Settlement, Standing};
 use mainstay_store::{Object, StoreError, Write};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub tasks: Tasks,
     /// The numbers.
     pub policy: Policy,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl fmt::Debug for Surroundings {
@@ -57,7 +59,6 @@ impl fmt::Debug for Surroundings {
 #[derive(Debug)]
 pub struct Workers {
     with: Surroundings,
-    metrics: Metrics,
     held: Arc<Held>,
     slots: Arc<Semaphore>,
     /// For those that may have killed their worker: one at a time.
@@ -69,10 +70,8 @@ pub struct Workers {
 impl Workers {
     /// Starts them. When they are told to stop, they claim no more, let each attempt come to the end of its present
     /// effect, and hand back what is left of it.
-    pub fn start(with: Surroundings) -> Metrics {
-        let metrics = Metrics::default();
+    pub fn start(with: Surroundings) {
         let workers = Arc::new(Self {
-            metrics: metrics.clone(),
             held: Arc::default(),
             slots: Arc::new(Semaphore::new(with.policy.slots)),
             alone: Semaphore::new(1),
@@ -83,7 +82,6 @@ impl Workers {
         let held = workers.held.clone();
         drop(tasks.essential("operation heartbeat", |stop| heartbeat(held, queue, policy, stop)));
         drop(tasks.essential("operations", |stop| workers.run(stop)));
-        metrics
     }
 
     fn now_ms(&self) -> i64 {
@@ -147,8 +145,10 @@ impl Workers {
     async fn carry_out(self: Arc<Self>, claimed: Claimed, hold: Hold, slot: OwnedSemaphorePermit) {
         let began = Instant::now();
         let Claimed { attempt, object, standing } = claimed;
-        let waited = (standing.row.started_ms - standing.row.run_at_ms).max(0);
-        self.metrics.began(Duration::from_millis(waited.unsigned_abs()));
+        let Row { started_ms, run_at_ms, .. } = standing.row;
+        // 0 stands for at once.
+        let waited = (run_at_ms > 0).then(|| Duration::from_millis((started_ms - run_at_ms).max(0).unsigned_abs()));
+        self.with.metrics.began(waited);
         let order = self.with.ledger.order(&object);
         let handler = order.as_ref().ok().and_then(|order| self.with.handlers.get(&order.work.handler)).cloned();
         let max_attempts = order.as_ref().map_or(1, |order| order.max_attempts);
@@ -161,7 +161,7 @@ impl Workers {
             self.settle(&attempt, object, &standing, &decision, &hold, handler.as_deref()).await;
         }
         self.held.remove(&attempt);
-        self.metrics.over(handler.map(|handler| handler.name()), began.elapsed());
+        self.with.metrics.over(handler.map(|handler| handler.name()), began.elapsed());
         let lane_may_be_full = self.held.len() + 1 >= policy.slots_per_lane;
         drop(slot);
         if lane_may_be_full {
@@ -230,7 +230,7 @@ impl Workers {
                 }
             };
             if fault::hit(Point::OperationBeforeSettle).is_err() {
-                self.metrics.settle_again();
+                self.with.metrics.settle_again();
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -240,17 +240,17 @@ impl Workers {
                     return self.tell(name, &object, decision);
                 }
                 // It was said before, though that was not heard; or somebody else says it.
-                Err(StoreError::Fenced(_)) => return self.metrics.fenced(),
+                Err(StoreError::Fenced(_)) => return self.with.metrics.fenced(),
                 Err(StoreError::Conflict(newer)) => object = newer,
                 Err(StoreError::Missing | StoreError::Closed) => return,
                 Err(error) => {
                     tracing::warn!(%error, "what came of an operation could not be stored yet");
-                    self.metrics.settle_again();
+                    self.with.metrics.settle_again();
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
-        self.metrics.fenced();
+        self.with.metrics.fenced();
     }
 
     fn settlement(&self, object: &Object, standing: &Standing, decision: &Decision) -> Result<Settlement, Failure> {
@@ -279,13 +279,13 @@ impl Workers {
         let operation = &object.key;
         match decision {
             Decision::Retry { failure, after, .. } => {
-                self.metrics.came(handler, "failed");
+                self.with.metrics.came(handler, "failed");
                 tracing::warn!(%operation, reason = failure.reason, failure = failure.message, ?after, "an operation failed and is tried again");
             }
-            Decision::Later { .. } => self.metrics.came(handler, "later"),
+            Decision::Later { .. } => self.with.metrics.came(handler, "later"),
             Decision::End { state, said, .. } => {
                 let outcome = outcome_of(*state);
-                self.metrics.came(handler, outcome);
+                self.with.metrics.came(handler, outcome);
                 if outcome == "dead" {
                     tracing::error!(%operation, reason = said.reason, failure = said.message, "an operation is a dead letter");
                 }

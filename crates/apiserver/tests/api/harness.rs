@@ -77,6 +77,7 @@ fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects:
         duties: Duties::alone(tasks.clone(), Clock::system()),
         limits,
         version: "0.1.0",
+        metrics: mainstay_apiserver::metrics::registry(),
     })
     .unwrap()
 }

@@ -219,6 +219,8 @@ async fn server(dir: &Path, tasks: &Tasks) -> anyhow::Result<ApiServer> {
     let sealer = Arc::new(Sealer::new(&keys)?);
     let (limits, version) = (Limits::default(), "0.1.0");
     let duties = Duties::alone(tasks.clone(), clock.clone());
-    let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version };
+    let metrics = mainstay_apiserver::metrics::registry();
+    let config =
+        Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version, metrics };
     Ok(ApiServer::new(config)?)
 }

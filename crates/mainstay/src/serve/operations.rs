@@ -3,7 +3,7 @@
 use mainstay_apiserver::operation::{self, Ending};
 use mainstay_apiserver::{ApiServer, Identity, inprocess};
 use mainstay_controllers::project::teardown::Teardown;
-use mainstay_operations::{End, Ledger, Metrics, Noop, Order, Policy, Surroundings, Workers};
+use mainstay_operations::{End, Ledger, Noop, Order, Policy, Surroundings, Workers};
 use mainstay_runtime::Failure;
 use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_store::{Object, Write};
@@ -19,7 +19,7 @@ fn handlers(base: &Base, server: &ApiServer) -> Handlers {
 }
 
 /// Starts the workers.
-pub(super) fn start(base: &Base, server: &ApiServer) -> Metrics {
+pub(super) fn start(base: &Base, server: &ApiServer) {
     Workers::start(Surroundings {
         queue: base.store.clone(),
         ledger: Arc::new(Objects),
@@ -27,7 +27,8 @@ pub(super) fn start(base: &Base, server: &ApiServer) -> Metrics {
         clock: base.clock.clone(),
         tasks: base.tasks.clone(),
         policy: Policy::default(),
-    })
+        metrics: base.worked.clone(),
+    });
 }
 
 /// The objects as the API server stores them.

@@ -259,8 +259,8 @@ impl New {
         })
     }
 
-    fn queued(&self, cancelled: bool, replays: u32) -> Option<Arc<Queued>> {
-        Some(Arc::new(Queued {
+    fn queued(&self, cancelled: bool, replays: u32) -> Arc<Queued> {
+        Arc::new(Queued {
             lane: self.lane.as_str().into(),
             handler: self.handler.into(),
             priority: self.priority,
@@ -269,7 +269,7 @@ impl New {
             cancelled,
             replays,
             created_ms: 1,
-        }))
+        })
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -308,19 +308,21 @@ impl Bench {
         let scripts = scripts.iter().map(|(name, script)| (*name, script.to_vec())).collect();
         let scripted: Arc<dyn Handler> = Arc::new(Scripted { world: self.world.clone(), scripts });
         let tasks = Tasks::new();
-        let metrics = Workers::start(Surroundings {
+        let metrics = Metrics::default();
+        Workers::start(Surroundings {
             queue: self.store.clone() as Arc<dyn Queue>,
             ledger: Arc::new(Plain),
             handlers: Handlers::new([scripted]),
             clock: Clock::system(),
             tasks: tasks.clone(),
             policy,
+            metrics: metrics.clone(),
         });
         Crew { tasks, metrics }
     }
 
     pub(crate) async fn create(&self, new: &New) -> Arc<Object> {
-        let draft = draft(&new.name, &new.spec(), &json!({ "phase": "Pending" }), new.queued(false, 0));
+        let draft = draft(&new.name, &new.spec(), &json!({ "phase": "Pending" }), Some(new.queued(false, 0)));
         let requires: Option<Requires> = None;
         self.store.write(Write::Create { key: new.key(), draft, requires }).await.unwrap()
     }
@@ -330,7 +332,7 @@ impl Bench {
         loop {
             let object = self.store.get(&new.key()).await.unwrap().unwrap();
             let status = status(&object);
-            let draft = draft(&new.name, &new.spec(), &status, new.queued(cancelled, replays));
+            let draft = draft(&new.name, &new.spec(), &status, Some(new.queued(cancelled, replays)));
             match self.store.write(Write::Update { key: new.key(), draft, expected: object.revision }).await {
                 Ok(_) => return,
                 Err(mainstay_store::StoreError::Conflict(_)) => {}
@@ -356,7 +358,7 @@ impl Bench {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it ends")
+        tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it ends")
     }
 
     pub(crate) async fn end(&self, new: &New) -> Value {
@@ -374,7 +376,7 @@ impl Bench {
                 changed.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("they hang");
+        tokio::time::timeout(Duration::from_mins(1), wait).await.expect("they hang");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Workers over a real store: what comes of each operation, and what does not.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-#[path = "workers/harness.rs"]
 mod harness;
 
 use std::time::Duration;
