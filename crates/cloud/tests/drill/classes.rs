@@ -66,6 +66,8 @@ async fn no_answer_or_a_wrong_one_leaves_an_effect_in_doubt_and_looking_tells() 
         world.backend.drill(On::verb("compute", "launch"), fault.clone(), Some(1)).await.unwrap();
         let error = compute.launch(&key(&step, 1), &step, &instance()).await.unwrap_err();
         assert_eq!(error.class(), Class::Indeterminate, "{fault:?}: {error:?}");
+        let other = matches!(fault, Fault::Lie { with: Lie::Other, .. });
+        assert_eq!(matches!(error, CloudError::Other), other, "{fault:?}: {error:?}");
         if matches!(fault, Fault::Die(_)) {
             world.backend.died().await.unwrap();
             let dead = compute.launch(&key(&step, 1), &step, &instance()).await.unwrap_err();

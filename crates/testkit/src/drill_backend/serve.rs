@@ -259,10 +259,24 @@ fn status(code: u16, retry_after_seconds: Option<u64>) -> Response<Answer> {
 fn lie(with: Lie) -> Response<Answer> {
     match with {
         Lie::Nonsense => Response::new(body::whole("<html>welcome</html>")),
-        Lie::Other => {
-            json(StatusCode::OK, &json!({ "seq": 1, "operation": "another", "step": "another", "name": "x" }))
-        }
+        Lie::Other => json(StatusCode::OK, &another()),
         Lie::Endless => Response::new(body::endless()),
+    }
+}
+
+/// What would be the right answer to another call.
+fn another() -> Effect {
+    Effect {
+        seq: 1,
+        operation: "another".to_owned(),
+        step: "another".to_owned(),
+        token: 1,
+        round: 1,
+        backend: "compute".to_owned(),
+        verb: "delete".to_owned(),
+        name: "another".to_owned(),
+        changed: true,
+        resource: None,
     }
 }
 
