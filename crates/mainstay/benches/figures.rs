@@ -18,6 +18,10 @@ mod footprint;
 mod layers;
 #[path = "figures/link.rs"]
 mod link;
+#[path = "figures/operations.rs"]
+mod operations;
+#[path = "figures/queue.rs"]
+mod queue;
 #[path = "figures/sessions.rs"]
 mod sessions;
 #[path = "figures/stage.rs"]
@@ -34,8 +38,19 @@ use anyhow::ensure;
 use mainstay_testkit::bench::{machine, wait_quiet};
 
 /// All benches, in the order in which they run.
-const NAMES: [&str; 9] =
-    ["floors", "at-once", "life", "first-message", "creates", "watch", "driver", "layers", "footprint"];
+const NAMES: [&str; 11] = [
+    "floors",
+    "at-once",
+    "life",
+    "first-message",
+    "creates",
+    "operations",
+    "queue",
+    "watch",
+    "driver",
+    "layers",
+    "footprint",
+];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -115,6 +130,8 @@ fn main() -> anyhow::Result<()> {
             "life" => runtime.block_on(sessions::life(&plan)),
             "first-message" => runtime.block_on(sessions::first_message(&plan)),
             "creates" => runtime.block_on(creates::run(&plan)),
+            "operations" => runtime.block_on(operations::run(&plan)),
+            "queue" => tokio::runtime::Runtime::new()?.block_on(queue::run(&plan)),
             "watch" => runtime.block_on(watch::run(&plan)),
             // The driver and its API share a process, on threads as many as there are cores.
             "driver" => tokio::runtime::Runtime::new()?.block_on(driver::run(&plan)),
