@@ -13,6 +13,22 @@ use crate::operation::Queued;
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
+impl Revision {
+    /// Its epoch: what the revisions of a state that was restored are told by from those that were given before. The first
+    /// is 0; a watch of an earlier one is below the floor.
+    pub const fn epoch(self) -> u64 {
+        self.0 >> EPOCH_BITS
+    }
+
+    /// What an epoch's revisions come after.
+    pub const fn start_of(epoch: u64) -> Self {
+        Self(epoch << EPOCH_BITS)
+    }
+}
+
+/// An epoch has 2^32 revisions; there can be 2^31 epochs.
+const EPOCH_BITS: u32 = 32;
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

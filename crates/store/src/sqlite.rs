@@ -9,6 +9,7 @@
 //!   publishes, after its commit.
 //! - After a failed sync the process stops: what the disk holds is then unknown. A full disk only fails writes.
 
+pub mod backup;
 mod chores;
 mod directory;
 mod history;
@@ -16,6 +17,7 @@ mod jobs;
 mod objects;
 mod operations;
 mod readers;
+pub mod restore;
 mod schema;
 mod sessions;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use crate::object::{Key, Object, Revision, Write};
 use crate::operation;
 use crate::watch::{Scope, Watch};
 use crate::{ListPage, ListQuery, Stats, Store};
+pub use backup::{Contents, StateError};
 use history::History;
 use jobs::{Failed, Jobs, job};
 use operations::Leases;
@@ -128,7 +131,7 @@ impl SqliteStore {
     #[expect(clippy::needless_pass_by_value, reason = "options are made for one opening")]
     pub fn open(options: Options) -> Result<Arc<Self>, StoreError> {
         let held = directory::hold(&options.dir)?;
-        let path = options.dir.join("state.db");
+        let path = options.dir.join(backup::STATE);
         let connection = match schema::open(&path, &options) {
             Err(StoreError::Full) if directory::release_reserve(&options.dir) => schema::open(&path, &options)?,
             opened => opened?,
@@ -336,13 +339,14 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        // First: the writer leaves no log behind when nobody reads it any more.
+        self.readers.close();
         self.jobs.close();
         let closed = lock(&self.closed).take();
         async move {
             if let Some(closed) = closed {
                 closed.await.ok();
             }
-            self.readers.close();
         }
         .boxed()
     }
@@ -351,6 +355,7 @@ impl Store for SqliteStore {
 impl Drop for SqliteStore {
     /// Waits for the writer, so that the directory is free when the store is gone.
     fn drop(&mut self) {
+        self.readers.close();
         self.jobs.close();
         if let Some(thread) = lock(&self.thread).take() {
             thread.join().ok();

@@ -11,6 +11,8 @@ use mainstay_runtime::clock::boottime;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::backup::STATE;
+use super::restore;
 use crate::error::StoreError;
 
 /// How long what a killed process was about to start may hold its lock.
@@ -24,21 +26,36 @@ const RESERVE_BYTES: usize = 36 << 10;
 
 /// Makes the directory and its database file if they are missing, and locks it until the returned file is dropped.
 pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
-    let failed = |error: std::io::Error| StoreError::Database(Arc::new(error));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    let mut private = OpenOptions::new();
-    private.create(true).truncate(false).read(true).write(true).mode(0o600);
-    let mut held = private.open(dir.join("lock")).map_err(failed)?;
-    lock(&held, |pid| Path::new("/proc").join(pid.to_string()).exists())?;
-    // Only for people who are refused: the lock is what counts. So a full disk does not matter here.
-    held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes())).ok();
-    private.open(dir.join("state.db")).map_err(failed)?;
+    let held = take(dir)?;
+    private().open(dir.join(STATE)).map_err(failed)?;
     // A write is not durable while the name of its directory is not.
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
     for named in [Some(dir), above].into_iter().flatten() {
         File::open(named).and_then(|named| named.sync_all()).map_err(failed)?;
     }
     Ok(held)
+}
+
+/// Makes the directory if it is missing, locks it until the returned file is dropped, and completes a restore into it that
+/// was cut short.
+pub(super) fn take(dir: &Path) -> Result<File, StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let mut held = private().open(dir.join("lock")).map_err(failed)?;
+    lock(&held, |pid| Path::new("/proc").join(pid.to_string()).exists())?;
+    // Only for people who are refused: the lock is what counts. So a full disk does not matter here.
+    held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes())).ok();
+    restore::settle(dir).map_err(failed)?;
+    Ok(held)
+}
+
+fn private() -> OpenOptions {
+    let mut private = OpenOptions::new();
+    private.create(true).truncate(false).read(true).write(true).mode(0o600);
+    private
+}
+
+fn failed(error: std::io::Error) -> StoreError {
+    StoreError::Database(Arc::new(error))
 }
 
 /// Takes the reserve, if there is room: without it a store that was closed well cannot be opened on a full disk.

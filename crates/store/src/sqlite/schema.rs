@@ -88,14 +88,18 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX lane_turn ON lanes (running, turn) WHERE ready > 0;
 "];
 
+/// The version that this program's tables have.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
 /// The writing connection, with the schema brought up to date.
 pub(super) fn open(path: &Path, options: &Options) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(database)?;
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(database)?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    if version > known {
-        return Err(StoreError::NewerSchema { found: version, known });
+    if version > known() {
+        return Err(StoreError::NewerSchema { found: version, known: known() });
     }
     prepare(&connection, options, version == 0).map_err(database)?;
     migrate(&mut connection, version).map_err(database)?;

@@ -89,8 +89,9 @@ impl<'w> Turn<'w> {
         Ok(self.sessions.write_rows(self.connection, &mut self.touched, dirty)?)
     }
 
+    /// A counter that is new begins above the start of the epoch: an earlier one may have known it.
     pub(super) fn raise(&self, counter: &str) -> Result<u64, Failed> {
-        let raise = "INSERT INTO counters VALUES (?1, 1)
+        let raise = "INSERT INTO counters VALUES (?1, (SELECT revision >> 32 << 32 FROM log) + 1)
                      ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value";
         Ok(self.connection.prepare_cached(raise)?.query_row([counter], |row| row.get(0))?)
     }

@@ -24,6 +24,8 @@ use crate::hub::Hub;
 
 /// How long a heartbeat may wait for company, and how often a full disk is tried.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the end waits for those who still read.
+const LAST_READERS: Duration = Duration::from_secs(2);
 /// Freed pages that are given back at a time, and how many must be there first.
 const VACUUM_PAGES: u32 = 256;
 const VACUUM_FROM: u32 = 2_048;
@@ -140,6 +142,20 @@ impl Writer {
         }
         if self.parts.sessions.is_dirty() {
             self.turn(Vec::new());
+        }
+        self.leave_no_log();
+    }
+
+    /// After a clean end the database is one file, also when somebody else looks at it: SQLite by itself would leave its log
+    /// to whoever closes last, who may only be allowed to read.
+    fn leave_no_log(&self) {
+        let copied = self.connection.busy_timeout(LAST_READERS).and_then(|()| {
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+        });
+        match copied {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("the log stays beside the database: somebody reads it"),
+            Err(error) => tracing::warn!(%error, "the log stays beside the database"),
         }
     }
 
