@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use mainstay_runtime::{Clock, fault};
-use mainstay_store::{ChangeKind, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, Write};
+use mainstay_store::operation::{Claimed, OPERATIONS, Queue as _, Settlement, State};
+use mainstay_store::{
+    ChangeKind, Draft, ListQuery, Options, Revision, RunRow, Scope, SqliteStore, Store, StoreError, Write,
+};
 
 use super::child;
+use super::operations;
 use super::support::{append, body, draft, key, message, open};
 
 const TASKS: usize = 4;
@@ -167,6 +172,60 @@ async fn everything_acknowledged_survives_a_kill_at_any_commit() {
         ledger.check(dir.path()).await;
     }
     assert!(ledger.objects.len() > 100, "only {} writes", ledger.objects.len());
+}
+
+/// What an operation's object says once it has ended.
+fn ended(one: &Claimed) -> Draft {
+    Draft { meta: Arc::clone(&one.object.meta), ..draft("ended") }
+}
+
+/// In the child: creates operations, and carries out whatever can be claimed, until it is killed.
+#[tokio::test]
+async fn carrier() {
+    let Some(dir) = child::dir() else { return };
+    fault::arm_from_env().unwrap();
+    let store = open(&dir);
+    for turn in store.revision().0.. {
+        operations::enqueue(&store, &format!("o{turn}"), operations::queued()).await;
+        let claims = operations::claim(&store, 2, 0).await;
+        let ends = claims.claimed.iter().map(|one| {
+            let write = Write::Update { key: one.object.key.clone(), draft: ended(one), expected: one.object.revision };
+            let end = Settlement::End { state: State::Succeeded, note: None, write: Box::new(write) };
+            store.settle(&one.attempt, end)
+        });
+        for (one, ended) in claims.claimed.iter().zip(futures::future::join_all(ends).await) {
+            ended.unwrap();
+            println!("ack {}", one.object.key.name);
+        }
+    }
+}
+
+/// The end of an operation is in its row and in its object, or in neither.
+#[tokio::test]
+async fn an_operation_ends_whole_whenever_the_process_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ended = std::collections::BTreeSet::new();
+    for (round, point) in ["store.before-commit", "store.after-commit"].into_iter().cycle().take(8).enumerate() {
+        let plan = format!("kill:{point}@{}", 5 + 2 * round);
+        let child = child::command("crash::carrier", dir.path()).env(fault::ENV, &plan).spawn().unwrap();
+        let (lines, errors, status) = child::finish(child);
+        assert_eq!(status.signal(), Some(9), "{plan}: {status}\n{errors}");
+        ended.extend(lines);
+        let store = open(dir.path());
+        let scope = Scope::resource(OPERATIONS);
+        let query = ListQuery { scope, limit: None, at: None, after: None };
+        for object in store.list(query).await.unwrap().items {
+            let name = &object.key.name;
+            let [Some(standing)] = &store.operations(vec![name.clone()]).await.unwrap()[..] else {
+                panic!("{plan}: {name} has no row")
+            };
+            let said = *object.body == *body("ended", object.revision.0).as_bytes();
+            assert_eq!(standing.row.state == State::Succeeded, said, "{plan}: {name} is {standing:?}");
+            assert!(said || !ended.contains(&**name), "{plan}: the end of {name} was acknowledged");
+        }
+        store.close().await;
+    }
+    assert!(ended.len() > 8, "{ended:?}");
 }
 
 /// In the child: one commit is made to fail.
