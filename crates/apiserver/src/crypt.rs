@@ -98,7 +98,7 @@ impl Sealer {
         Self::with_keys(keys.data_keys().iter().map(|key| &**key))
     }
 
-    fn with_keys<'a>(keys: impl Iterator<Item = &'a [u8; 32]>) -> Result<Self, CryptError> {
+    pub(crate) fn with_keys<'a>(keys: impl Iterator<Item = &'a [u8; 32]>) -> Result<Self, CryptError> {
         let keys = keys
             .map(|key| {
                 let unbound = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CryptError::Failed)?;

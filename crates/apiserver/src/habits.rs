@@ -193,7 +193,7 @@ fn place<'a>(entry: &'a Entry, object: &'a Value, field: &'a str) -> Place<'a> {
 }
 
 /// Where kubectl keeps the manifest that it applied last, as it was sent: also what was secret in it.
-const KUBECTL_APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+pub(crate) const KUBECTL_APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
 
 fn crypt_failure(entry: &Entry, object: &Value, field: &str, error: CryptError) -> ApiError {
     let (kind, name) = (entry.kind.kind, object::text(object, "name"));

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 mod certificates;
 mod files;
+mod inspect;
 mod kubeconfig;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 
 pub(crate) use certificates::Pair;
 pub use certificates::{certificate_name, server_names};
+pub(crate) use inspect::inspect;
 pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
 
 use certificates::Authority;
@@ -71,6 +73,12 @@ pub enum KeysError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A key that must be there is not.
+    #[error("{} is missing", path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A key is damaged.
     #[error("{} does not hold a key", path.display())]
     Damaged {
@@ -107,6 +115,7 @@ impl Classify for KeysError {
         match self {
             Self::Io { .. } | Self::Random => Class::TRANSIENT,
             Self::Unsafe { .. } => Class::Terminal(Reason::SystemRefused),
+            Self::Missing { .. } => Class::Terminal(Reason::NotFound),
             Self::Certificate { .. } | Self::Damaged { .. } => Class::Terminal(Reason::Corrupt),
         }
     }
@@ -210,11 +219,15 @@ fn data_keys(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, KeysError> {
         fill_random(&mut key)?;
         Ok(key)
     };
-    let damaged = || KeysError::Damaged { path: path.to_owned() };
     if files::read(path)?.is_none() {
         load(path, random)?;
     }
-    let text = files::read(path)?.ok_or_else(damaged)?;
+    let text = files::read(path)?.ok_or_else(|| KeysError::Missing { path: path.to_owned() })?;
+    parse_data_keys(&text, path)
+}
+
+fn parse_data_keys(text: &[u8], path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, KeysError> {
+    let damaged = || KeysError::Damaged { path: path.to_owned() };
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     let keys: Vec<_> = lines
         .map(|line| {

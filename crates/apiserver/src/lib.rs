@@ -9,6 +9,7 @@
 mod access;
 mod activity;
 mod admission;
+pub mod audit;
 pub mod auth;
 pub mod body;
 mod catalog;
@@ -32,6 +33,7 @@ pub mod nodelink;
 mod object;
 pub mod openapi;
 pub mod operation;
+pub mod overview;
 mod quota;
 pub mod rbac;
 mod request;

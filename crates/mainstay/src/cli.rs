@@ -1,14 +1,18 @@
 //! The command line: what it understands, and the way from a verb to its code.
 
 mod apply;
+mod backup;
 mod complete;
 mod delete;
 mod describe;
 pub(crate) mod failure;
+mod fsck;
 mod get;
 mod logs;
 mod messages;
+mod offline;
 mod operation;
+mod restore;
 mod session;
 mod start;
 mod status;
@@ -66,6 +70,9 @@ pub(crate) enum Command {
     #[command(flatten)]
     Client(ClientCommand),
     Serve(ServeArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    Fsck(fsck::FsckArgs),
     Demo(DemoArgs),
 }
 
@@ -108,6 +115,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             on(Builder::new_current_thread(), async { Box::pin(dispatch(&cli.global.server, command)).await })
         }
         Command::Serve(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::serve::run(args)).await?) }),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Fsck(args) => fsck::run(&args),
         Command::Demo(args) => on(Builder::new_multi_thread(), async { Box::pin(crate::demo::run(args)).await }),
     })
 }

@@ -1,5 +1,6 @@
 //! `mainstay`: the control plane and its command line, in one binary.
 
+mod archive;
 mod cli;
 mod connect;
 mod demo;

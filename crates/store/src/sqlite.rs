@@ -10,6 +10,7 @@
 //! - After a failed sync the process stops: what the disk holds is then unknown. A full disk only fails writes.
 
 pub mod backup;
+pub mod check;
 mod chores;
 mod directory;
 mod history;

@@ -27,7 +27,7 @@ const AUTHORITY_DAYS: i32 = 3650;
 const LEAF_DAYS: i32 = 365;
 /// A server certificate is renewed when it has no more than this left.
 const LEAF_MARGIN_DAYS: i32 = 30;
-const AUTHORITY_FILE: &str = "ca.pem";
+pub(super) const AUTHORITY_FILE: &str = "ca.pem";
 const SERVER_FILE: &str = "server.pem";
 
 /// A certificate with its private key.
@@ -175,7 +175,7 @@ fn key_pair(pair: &Pair) -> Result<KeyPair, rcgen::Error> {
     KeyPair::from_pkcs8_der_and_sign_algo(&pair.key, &rcgen::PKCS_ECDSA_P256_SHA256)
 }
 
-fn read_pair(path: &Path) -> Result<Option<Pair>, KeysError> {
+pub(super) fn read_pair(path: &Path) -> Result<Option<Pair>, KeysError> {
     let Some(content) = files::read(path)? else { return Ok(None) };
     let damaged = |error| KeysError::Certificate { path: path.to_owned(), source: Box::new(error) };
     let certificate = CertificateDer::from_pem_slice(&content).map_err(damaged)?;
