@@ -33,7 +33,6 @@ pub mod nodelink;
 mod object;
 pub mod openapi;
 pub mod operation;
-pub mod overview;
 mod quota;
 pub mod rbac;
 mod request;
