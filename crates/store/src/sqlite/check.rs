@@ -17,6 +17,8 @@
 mod history;
 mod operations;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
