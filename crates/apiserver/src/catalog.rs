@@ -80,6 +80,11 @@ impl Habit {
         }
     }
 
+    /// Whether its objects are not held in memory: there may be any number.
+    pub(crate) const fn is_on_disk(self) -> bool {
+        matches!(self, Self::Operation)
+    }
+
     /// Whether stored bytes differ from what clients may read.
     pub(crate) const fn reads_differ(self) -> bool {
         matches!(self, Self::Secret | Self::Credential | Self::Session | Self::Operation)

@@ -11,6 +11,8 @@ pub struct Limits {
     pub messages_body: usize,
     /// Items of one page of a list, whatever `limit` asks for.
     pub page: usize,
+    /// Objects of a kind that is not in memory that one request holds.
+    pub on_disk: usize,
     /// Objects that one deletecollection removes.
     pub delete_collection: usize,
     /// Open watches and followed streams of the whole server.
@@ -55,6 +57,7 @@ impl Default for Limits {
             body: 3 << 20,
             messages_body: 4 << 20,
             page: 10_000,
+            on_disk: 20_000,
             delete_collection: 10_000,
             watches: 4_096,
             watches_per_identity: 1_024,

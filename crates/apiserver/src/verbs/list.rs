@@ -147,7 +147,10 @@ pub(crate) fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
 /// One page of what matches.
 async fn select(call: &Call<'_>, scope: Scope, selector: &Selector) -> ApiResult<Found> {
     let most = call.server.limits().page;
-    let limit = call.query.number::<usize>("limit")?.filter(|limit| *limit > 0).map(|limit| limit.min(most));
+    let asked = call.query.number::<usize>("limit")?.filter(|limit| *limit > 0);
+    // Of what is not in memory there may be more than a request can hold: who does not ask for pages gets the first, too.
+    let limit = if call.entry.habit.is_on_disk() { Some(asked.unwrap_or(most)) } else { asked };
+    let limit = limit.map(|limit| limit.min(most));
     let mut query = ListQuery { scope, limit, at: None, after: None };
     match call.query.get("continue") {
         Some(token) => {
@@ -227,9 +230,38 @@ async fn page(call: &Call<'_>, query: ListQuery) -> ApiResult<mainstay_store::Li
 /// As [`list`].
 pub(crate) async fn all(call: &Call<'_>) -> ApiResult<Vec<Arc<Object>>> {
     let (Some(scope), selector) = scope(call)? else { return Ok(Vec::new()) };
-    let mut found = page(call, ListQuery { scope, limit: None, at: None, after: None }).await?.items;
-    found.retain(|object| selector.matches(&object.key, &object.meta));
-    Ok(found)
+    Ok(snapshot(call, scope, &selector).await?.1)
+}
+
+/// All objects of a scope that match at one revision. They are looked at page by page, so that only those are held.
+///
+/// # Errors
+/// 413 when more match of a kind that is not in memory than a request can hold, and what the store refuses.
+pub(crate) async fn snapshot(
+    call: &Call<'_>,
+    scope: Scope,
+    selector: &Selector,
+) -> ApiResult<(Revision, Vec<Arc<Object>>)> {
+    let on_disk = call.entry.habit.is_on_disk();
+    let most = if on_disk { call.server.limits().on_disk } else { usize::MAX };
+    let mut query = ListQuery { scope, limit: on_disk.then_some(SCAN), at: None, after: None };
+    let mut found = Vec::new();
+    loop {
+        let page = page(call, query.clone()).await?;
+        let last = page.items.last().map(|last| (last.key.namespace.to_string(), last.key.name.to_string()));
+        found.extend(page.items.into_iter().filter(|object| selector.matches(&object.key, &object.meta)));
+        if found.len() > most {
+            return Err(ApiError::too_large(format!(
+                "more than {most} {} match, more than one request can hold; narrow it with a selector, or list them in \
+                 pages (limit, continue) and watch from the list's resourceVersion",
+                call.entry.kind.plural
+            )));
+        }
+        if !page.more {
+            return Ok((page.revision, found));
+        }
+        (query.at, query.after) = (Some(page.revision), last);
+    }
 }
 
 /// A list as JSON: a head, the stored bytes of the items, and what is between them.

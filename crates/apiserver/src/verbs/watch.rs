@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::Response;
-use mainstay_store::{Change, ChangeKind, ListQuery, Object, Revision, Scope, StoreError, Watch, WatchEnd};
+use mainstay_store::{Change, ChangeKind, Object, Revision, Scope, StoreError, Watch, WatchEnd};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +48,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let (scope, selector) = list::scope(call)?;
     // A selector that contradicts itself matches nothing: an empty name is nobody's.
     let scope = scope.unwrap_or(Scope { name: Some("".into()), ..call.entry.scope(Some("")) });
-    let start = match begin(call, &asked, &scope).await {
+    let start = match begin(call, &asked, &scope, &selector).await {
         Ok(start) => start,
         Err(error) if error.code() == 410 => return Ok(respond::json_body(Body::full(error_frame(&error)))),
         Err(error) => return Err(error),
@@ -107,16 +107,15 @@ struct Start {
 }
 
 /// Opens the watch, after a snapshot of what is there when the client wants that first.
-async fn begin(call: &Call<'_>, asked: &Asked, scope: &Scope) -> ApiResult<Start> {
+async fn begin(call: &Call<'_>, asked: &Asked, scope: &Scope, selector: &Selector) -> ApiResult<Start> {
     let store = call.server.store();
     let (items, revision) = if asked.initial {
         let current = store.revision();
         if asked.revision > current {
             return Err(ahead(asked.revision, current));
         }
-        let query = ListQuery { scope: scope.clone(), limit: None, at: None, after: None };
-        let page = store.list(query).await.map_err(|error| ApiError::from_store(&error, call.about("")))?;
-        (page.items, page.revision)
+        let (revision, items) = list::snapshot(call, scope.clone(), selector).await?;
+        (items, revision)
     } else {
         let revision = if asked.revision.0 == 0 { store.revision() } else { asked.revision };
         (Vec::new(), revision)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_apiserver::Limits;
 use mainstay_apiserver::operation::{Ending, order, outcome};
 use mainstay_runtime::Clock;
 use mainstay_store::operation::{Claim, Claimed, Note, Settlement, State, StepRow, StepState};
@@ -234,4 +235,30 @@ async fn two_lists_of_the_same_names_create_each_once() {
         |answer: Value| answer["items"].as_array().unwrap().iter().filter(|item| item["kind"] == "Operation").count();
     assert_eq!(count(one.json()) + count(two.json()), 64);
     assert_eq!(claim(&api).await.len(), 64);
+}
+
+/// There may be more of them than memory holds: no request makes the server hold them all.
+#[tokio::test]
+async fn no_request_holds_more_of_them_than_it_may() {
+    let api = Harness::with(Limits { page: 10, on_disk: 20, delete_collection: 15, ..Limits::default() }).await;
+    for at in 0..25 {
+        let handler = if at < 5 { "rare" } else { "often" };
+        let body = json!({"metadata": {"name": format!("o{at:02}")}, "spec": {"handler": handler}});
+        api.post(&operations(""), &body).await.expect(201);
+    }
+    let first = api.get(&operations("")).await.expect(200);
+    assert_eq!(first["items"].as_array().map(Vec::len), Some(10), "who asks for no pages gets one");
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = api.get(&operations(&format!("?continue={token}"))).await.expect(200);
+    assert_eq!(second["items"][0]["metadata"]["name"], "o10");
+    let why = "more than 20 operations match, more than one request can hold; narrow it with a selector, or list them in \
+               pages (limit, continue) and watch from the list's resourceVersion";
+    api.get(&operations("?watch=1")).await.refused(413, why);
+    let mut rare = api.lines(&operations("?watch=1&fieldSelector=spec.handler=rare&timeoutSeconds=60")).await;
+    for at in 0..5 {
+        assert_eq!(rare.event().await.1["metadata"]["name"], format!("o{at:02}"));
+    }
+    api.delete(&operations("")).await.refused(413, why);
+    api.delete(&operations("?fieldSelector=spec.handler=rare")).await.expect(200);
+    assert_eq!(api.get(&operations("?limit=100")).await.expect(200)["items"].as_array().map(Vec::len), Some(10));
 }
