@@ -9,6 +9,7 @@ pub mod clock;
 pub mod duty;
 pub mod failure;
 pub mod fault;
+pub mod guard;
 pub mod http_class;
 pub mod lease;
 pub mod operation;
