@@ -1,15 +1,18 @@
-//! `/livez`, `/readyz`, `/version` and `/metrics`.
+//! `/livez`, `/readyz`, `/version`, `/metrics` and `/status`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
+use mainstay_store::operation::QueueFigures;
 use serde_json::json;
 
 use crate::body::Body;
 use crate::object;
+use crate::overview;
 use crate::request::Query;
 use crate::respond;
 use crate::server::ApiServer;
@@ -19,8 +22,11 @@ use crate::status::{ApiError, ApiResult};
 /// kubectl warns about a server that is more than one minor version away: 1.35 to 1.37 do not.
 const KUBERNETES: &str = "v1.36.0";
 
+/// The longest that a scrape waits for the figures of the queue.
+pub(crate) const FIGURES: Duration = Duration::from_secs(2);
+
 /// What a check found: nothing wrong, or what is.
-type Found = Result<(), String>;
+pub(crate) type Found = Result<(), String>;
 type Check = Box<dyn Fn() -> Found + Send + Sync>;
 
 /// A part of the process beside the API, without which the server is not ready; `/readyz` names it.
@@ -84,7 +90,7 @@ pub(crate) async fn answer(
     }
 }
 
-async fn readiness(server: &ApiServer) -> Vec<(&'static str, Found)> {
+pub(crate) async fn readiness(server: &ApiServer) -> Vec<(&'static str, Found)> {
     let stopping = server.tasks().stopping().is_cancelled();
     let mut found = vec![
         ("ping", Ok(())),
@@ -129,9 +135,31 @@ fn version(server: &ApiServer) -> ApiResult<Response<Body>> {
     Ok(respond::json(StatusCode::OK, object::to_bytes(&body)?))
 }
 
-/// Answers `/metrics`.
-pub(crate) fn metrics(server: &ApiServer) -> Response<Body> {
-    let text = server.metrics().render(server.gate().open());
+/// Answers `/metrics`. Figures of the queue are left out when they cannot be had soon: a scrape does not wait for them.
+pub(crate) async fn metrics(server: &ApiServer) -> Response<Body> {
+    let queue = queue_figures(server).await.as_ref().map(crate::metrics::of_queue).unwrap_or_default();
+    let text = server.metrics().render(server.gate().open(), queue);
     let media = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     respond::with_type(StatusCode::OK, media, Body::full(text))
+}
+
+/// The figures of the queue, if they can be had soon.
+pub(crate) async fn queue_figures(server: &ApiServer) -> Option<QueueFigures> {
+    let unread = |error: &dyn fmt::Display| tracing::warn!(%error, "the figures of the queue cannot be had");
+    match tokio::time::timeout(FIGURES, server.store().queue_figures()).await {
+        Ok(read) => read.inspect_err(|error| unread(error)).ok(),
+        Err(late) => {
+            unread(&late);
+            None
+        }
+    }
+}
+
+/// Answers `/status`.
+///
+/// # Errors
+/// 500 when it cannot be serialised.
+pub(crate) async fn status(server: &ApiServer) -> ApiResult<Response<Body>> {
+    let overview = overview::overview(server).await;
+    Ok(respond::json(StatusCode::OK, serde_json::to_vec(&overview).map_err(ApiError::internal)?))
 }

@@ -33,6 +33,7 @@ pub mod nodelink;
 mod object;
 pub mod openapi;
 pub mod operation;
+pub mod overview;
 mod quota;
 pub mod rbac;
 mod request;

@@ -3,14 +3,17 @@
 
 mod duties;
 mod figures;
+mod gates;
+mod queue;
 
 use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
 use mainstay_runtime::duty::Duties;
+use mainstay_runtime::resilience::gates::Gates;
 use mainstay_store::Store;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -22,7 +25,8 @@ use crate::catalog::Entry;
 use crate::request::Verb;
 use figures::Collected;
 
-pub use figures::{Figure, Figures};
+pub use figures::{Figure, Figures, Labels, Value};
+pub(crate) use queue::of_queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Requests {
@@ -47,6 +51,7 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     streams: Gauge,
     others: Arc<OnceLock<Arc<dyn Figures>>>,
+    gates: Arc<OnceLock<Arc<Gates>>>,
 }
 
 /// One request under observation.
@@ -103,12 +108,28 @@ impl Metrics {
         registry.register_collector(Box::new(Collected::new(move || {
             read.get().map(|figures| figures.read()).unwrap_or_default()
         })));
-        Self { registry, requests, latency, panics, connections_refused, in_flight, streams, others }
+        let gates: Arc<OnceLock<Arc<Gates>>> = Arc::default();
+        let read = gates.clone();
+        // Shown also while nobody calls a backend, so that what is asked of them is known to be there.
+        let none = Gates::new(0);
+        registry.register_collector(Box::new(Collected::new(move || {
+            gates::of_gates(read.get().map_or(&none, |gates| gates))
+        })));
+        Self { registry, requests, latency, panics, connections_refused, in_flight, streams, others, gates }
     }
 
     /// Adds what another part of the process counts; `false` when one was added before.
     pub(crate) fn add(&self, figures: Arc<dyn Figures>) -> bool {
         self.others.set(figures).is_ok()
+    }
+
+    /// What stands in front of backends; `false` when it was said before.
+    pub(crate) fn set_gates(&self, gates: Arc<Gates>) -> bool {
+        self.gates.set(gates).is_ok()
+    }
+
+    pub(crate) fn gates(&self) -> Option<&Arc<Gates>> {
+        self.gates.get()
     }
 
     /// A request has come in.
@@ -134,11 +155,16 @@ impl Metrics {
         self.connections_refused.inc();
     }
 
-    /// The text that Prometheus reads.
-    pub(crate) fn render(&self, open_streams: usize) -> String {
+    /// The text that Prometheus reads; `asked` is what had to be asked for.
+    pub(crate) fn render(&self, open_streams: usize, asked: Vec<Figure>) -> String {
         self.streams.set(i64::try_from(open_streams).unwrap_or(i64::MAX));
+        let mut others = registry();
+        others.register_collector(Box::new(Collected::new(move || asked.clone())));
         let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry) {
+        let encoded = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &others))
+            .and_then(|()| encode_eof(&mut text));
+        if let Err(error) = encoded {
             tracing::error!(%error, "the metrics cannot be written");
         }
         text

@@ -59,7 +59,7 @@ where
     }
 }
 
-/// Paths that are no resources: documents and metrics.
+/// Paths that are no resources: documents, metrics and status.
 async fn other(server: &ApiServer, parts: &Parts, path: &str, identity: &Identity) -> ApiResult<Response<Body>> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
@@ -70,7 +70,8 @@ async fn other(server: &ApiServer, parts: &Parts, path: &str, identity: &Identit
         return Err(ApiError::new(403, "Forbidden", text));
     }
     match path {
-        "/metrics" => Ok(health::metrics(server)),
+        "/metrics" => Ok(health::metrics(server).await),
+        "/status" => health::status(server).await,
         _ => server.documents().answer(parts, path),
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -13,8 +14,10 @@ use http::request::Parts;
 use http::{Request, Response};
 use mainstay_api::Registry;
 use mainstay_runtime::duty::Duties;
+use mainstay_runtime::resilience::gates::Gates;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
+use tokio::time::Instant;
 
 use crate::access::Access;
 use crate::activity::Activity;
@@ -80,6 +83,7 @@ struct Shared {
     expected: Expected,
     flow: Flow,
     node_link: OnceLock<Arc<dyn NodeLink>>,
+    began: Instant,
 }
 
 /// How a request came in.
@@ -146,6 +150,7 @@ impl ApiServer {
             expected: Expected::default(),
             flow,
             node_link: OnceLock::new(),
+            began: Instant::now(),
             config,
         }));
         crate::activity::keep_written(&server);
@@ -171,6 +176,13 @@ impl ApiServer {
     pub fn set_figures(&self, figures: Arc<dyn Figures>) {
         if !self.0.metrics.add(figures) {
             tracing::warn!("figures were added already");
+        }
+    }
+
+    /// What stands in front of the backends that this process calls, for `/metrics` and `/status`. The first stays.
+    pub fn set_gates(&self, gates: Arc<Gates>) {
+        if !self.0.metrics.set_gates(gates) {
+            tracing::warn!("gates were told of already");
         }
     }
 
@@ -248,6 +260,15 @@ impl ApiServer {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn gates(&self) -> Option<&Arc<Gates>> {
+        self.0.metrics.gates()
+    }
+
+    /// For how long it has been there.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
     }
 
     pub(crate) fn turns(&self) -> &Turns {

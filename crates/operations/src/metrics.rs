@@ -55,7 +55,11 @@ impl Metrics {
         let duration = self.duration.clone();
         registry.register("operation_attempt_duration_seconds", "How long attempts took", duration);
         let wait = self.wait.clone();
-        registry.register("operation_wait_seconds", "From an operation's being due to the start of its attempt", wait);
+        registry.register(
+            "operation_wait_seconds",
+            "From when an operation could be claimed to the start of its attempt",
+            wait,
+        );
         let running = self.running.clone();
         registry.register("operation_attempts_running", "Attempts under way in this process", running);
         let fenced = "Attempts whose outcome was refused: somebody else had the operation";
@@ -64,11 +68,9 @@ impl Metrics {
         registry.register("operation_settle_retries", retries, self.settle_retries.clone());
     }
 
-    pub(crate) fn began(&self, waited: Option<Duration>) {
+    pub(crate) fn began(&self, waited: Duration) {
         self.running.inc();
-        if let Some(waited) = waited {
-            self.wait.observe(waited.as_secs_f64());
-        }
+        self.wait.observe(waited.as_secs_f64());
     }
 
     pub(crate) fn over(&self, handler: Option<&'static str>, took: Duration) {

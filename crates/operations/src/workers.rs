@@ -9,7 +9,7 @@ use futures::FutureExt;
 use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks};
-use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Row, Settlement, Standing};
+use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Settlement, Standing};
 use mainstay_store::{Object, StoreError, Write};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -144,10 +144,7 @@ impl Workers {
     /// One operation, from its claim to its settlement.
     async fn carry_out(self: Arc<Self>, claimed: Claimed, hold: Hold, slot: OwnedSemaphorePermit) {
         let began = Instant::now();
-        let Claimed { attempt, object, standing } = claimed;
-        let Row { started_ms, run_at_ms, .. } = standing.row;
-        // 0 stands for at once.
-        let waited = (run_at_ms > 0).then(|| Duration::from_millis((started_ms - run_at_ms).max(0).unsigned_abs()));
+        let Claimed { attempt, object, standing, waited } = claimed;
         self.with.metrics.began(waited);
         let order = self.with.ledger.order(&object);
         let handler = order.as_ref().ok().and_then(|order| self.with.handlers.get(&order.work.handler)).cloned();

@@ -134,6 +134,8 @@ pub struct Seen {
     pub missed: u64,
     /// Whether a pass is under way.
     pub running: bool,
+    /// When the next pass is to begin; `None` while it is not planned.
+    pub next: Option<Timestamp>,
     /// When a pass last succeeded.
     pub last_success: Option<Timestamp>,
     /// Time that passes took, all together.

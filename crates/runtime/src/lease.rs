@@ -8,6 +8,7 @@ mod local;
 
 use std::any::Any;
 use std::fmt;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ pub struct Standing {
     pub term: u64,
     /// Whether this process holds it.
     pub held: bool,
+    /// How long ago the newest term began; zero when there was none.
+    pub began: Duration,
 }
 
 /// A lease that is held; whoever drops it hands it back.

@@ -14,6 +14,7 @@ pub mod gates;
 pub mod layer;
 pub mod probe;
 pub mod retry;
+pub mod tally;
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::StoreError;
-use crate::object::{Object, Write};
+use crate::object::{Key, Object, Write};
 
 /// The resource of operations. Its objects are not kept in memory but read from the database when they are asked for.
 pub const OPERATIONS: &str = "mainstay.dev/operations";
@@ -64,7 +64,7 @@ pub struct Queued {
     pub cancelled: bool,
     /// How often a dead letter was put back into the queue. A write with a higher number puts it back.
     pub replays: u32,
-    /// When it was created, in milliseconds since 1970, for figures.
+    /// When it was created, in milliseconds since 1970, for figures; no finer than the object says.
     pub created_ms: i64,
 }
 
@@ -110,6 +110,8 @@ pub struct Claimed {
     pub object: Arc<Object>,
     /// How earlier attempts left it.
     pub standing: Standing,
+    /// For how long it could have been claimed before it was.
+    pub waited: Duration,
 }
 
 /// A state of the row.
@@ -256,12 +258,23 @@ pub enum Settlement {
 pub struct QueueFigures {
     /// Operations by lane and state, without those that ended well or were cancelled.
     pub depth: Vec<(Arc<str>, State, u64)>,
-    /// When the oldest of those that can be claimed was created, in milliseconds since 1970.
-    pub oldest_ready_ms: Option<i64>,
+    /// For how long the longest of those that can be claimed has waited; looked for among the 1,000 that were created first.
+    pub longest_wait: Option<Duration>,
     /// Settlements, journal entries and renewals of attempts that were not the current ones, since the store was opened.
     pub fenced: u64,
     /// Attempts whose worker was lost, since the store was opened (those found at the opening included).
     pub lost: u64,
+}
+
+/// An operation that ended without success, and has not been put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its object: says of what it died, and when.
+    pub key: Key,
+    /// Whom it was for.
+    pub lane: Arc<str>,
+    /// Who carried it out.
+    pub handler: Arc<str>,
 }
 
 /// The queue of a store.
@@ -295,6 +308,9 @@ pub trait Queue: Send + Sync + 'static {
 
     /// The rows and journals of operations, by uid, at one moment; `None` for those that there are not.
     fn operations(&self, ids: Vec<Arc<str>>) -> BoxFuture<'_, Result<Vec<Option<Standing>>, StoreError>>;
+
+    /// The dead letters that were created last, the newest first.
+    fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>>;
 
     /// Changes when something can be claimed, has a new time at which it is due, or is to be cancelled, that was not before:
     /// whoever waits claims again, and renews what it holds.

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use mainstay_runtime::Clock;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
@@ -86,6 +87,8 @@ pub struct Options {
     pub checkpoint_pages: u32,
     /// Pages of 4 KiB that the database may have, for tests of a full disk; `None` for no bound of our own.
     pub max_pages: Option<u32>,
+    /// Tells how long operations wait, for figures: the machine's.
+    pub clock: Clock,
 }
 
 impl Options {
@@ -105,6 +108,7 @@ impl Options {
             id_window: 100_000,
             checkpoint_pages: 4_000,
             max_pages: None,
+            clock: Clock::system(),
         }
     }
 }
@@ -147,7 +151,7 @@ impl SqliteStore {
         let parts = Parts {
             hub: Arc::new(Hub::new(bounds, objects, floor)),
             sessions: Arc::new(Sessions::load(&connection)?),
-            leases: Arc::new(Leases::load(&connection).map_err(database)?),
+            leases: Arc::new(Leases::load(&connection, options.clock.clone()).map_err(database)?),
             jobs: Arc::new(Jobs::new(options.queue_items, options.queue_bytes)),
             health: Arc::new(Health::default()),
         };

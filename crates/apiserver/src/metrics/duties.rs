@@ -1,26 +1,24 @@
 //! The figures of periodic duties, and of the leases that singletons among them hold.
 
-use std::time::Duration;
-
 use mainstay_runtime::duty::{Duties, Seen};
 
-use super::Figure;
+use super::{Figure, Value};
 
 pub(super) fn of_duties(duties: &Duties) -> Vec<Figure> {
     let seen: Vec<(&'static str, Seen)> = duties.seen().into_iter().map(|(duty, seen)| (duty.name, seen)).collect();
-    let each = |name: &str, help, counter, value: fn(&Seen) -> Option<u64>| {
-        let value = |(duty, seen): &(&'static str, Seen)| Some((vec![("duty", *duty)], value(seen)?));
-        Figure { name: format!("duty_{name}"), help, counter, values: seen.iter().filter_map(value).collect() }
+    let each = |name: &str, help, counter, value: fn(&Seen) -> Option<Value>| {
+        let value = |(duty, seen): &(&'static str, Seen)| Some((*duty, value(seen)?));
+        Figure::by("duty", &format!("duty_{name}"), help, counter, seen.iter().filter_map(value))
     };
     let (counter, gauge) = (true, false);
     let mut figures = vec![
-        each("passes", "Passes of a periodic duty that ended", counter, |seen| Some(seen.passes)),
-        each("missed", "Due times at which no pass could begin", counter, |seen| Some(seen.missed)),
-        each("running", "Whether a pass is under way", gauge, |seen| Some(seen.running.into())),
+        each("passes", "Passes of a periodic duty that ended", counter, |seen| Some(seen.passes.into())),
+        each("missed", "Due times at which no pass could begin", counter, |seen| Some(seen.missed.into())),
+        each("running", "Whether a pass is under way", gauge, |seen| Some(u64::from(seen.running).into())),
         each("last_success_seconds", "When a pass last succeeded, in seconds since 1970", gauge, |seen| {
-            u64::try_from(seen.last_success?.as_second()).ok()
+            u64::try_from(seen.last_success?.as_second()).ok().map(Value::Count)
         }),
-        each("busy_milliseconds", "Time that passes took", counter, |seen| Some(whole_ms(seen.busy))),
+        each("busy_seconds", "Time that passes took", counter, |seen| Some(seen.busy.into())),
         failures(&seen),
     ];
     figures.extend(leases(duties));
@@ -29,7 +27,10 @@ pub(super) fn of_duties(duties: &Duties) -> Vec<Figure> {
 
 fn failures(seen: &[(&'static str, Seen)]) -> Figure {
     let of_duty = |(duty, seen): &(&'static str, Seen)| -> Vec<_> {
-        seen.failures.iter().map(|(class, count)| (vec![("duty", *duty), ("class", *class)], *count)).collect()
+        seen.failures
+            .iter()
+            .map(|(class, count)| (vec![("duty", (*duty).into()), ("class", (*class).into())], (*count).into()))
+            .collect()
     };
     let help = "Passes that failed, and leases that could not be had";
     Figure { name: "duty_failures".to_owned(), help, counter: true, values: seen.iter().flat_map(of_duty).collect() }
@@ -38,15 +39,11 @@ fn failures(seen: &[(&'static str, Seen)]) -> Figure {
 fn leases(duties: &Duties) -> [Figure; 2] {
     let standings = duties.leases();
     let gauge = |name: &str, help, value: fn(bool, u64) -> u64| {
-        let values = standings.iter().map(|lease| (vec![("lease", lease.name)], value(lease.held, lease.term)));
-        Figure { name: format!("lease_{name}"), help, counter: false, values: values.collect() }
+        let values = standings.iter().map(|lease| (lease.name, value(lease.held, lease.term)));
+        Figure::by("lease", &format!("lease_{name}"), help, false, values)
     };
     [
         gauge("held", "Whether this process holds the lease", |held, _| held.into()),
         gauge("term", "The newest term that this process had", |_, term| term),
     ]
-}
-
-fn whole_ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

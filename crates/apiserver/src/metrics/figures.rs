@@ -1,6 +1,8 @@
 //! Figures that others count, read when they are asked for.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use mainstay_store::Store;
 use prometheus_client::collector::Collector;
@@ -19,13 +21,53 @@ pub struct Figure {
     /// It only grows.
     pub counter: bool,
     /// A value for each set of labels.
-    pub values: Vec<(Vec<(&'static str, &'static str)>, u64)>,
+    pub values: Vec<(Labels, Value)>,
+}
+
+/// Names and values, which come from closed or bounded sets.
+pub type Labels = Vec<(&'static str, Cow<'static, str>)>;
+
+/// A figure's value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value {
+    /// So many.
+    Count(u64),
+    /// A span; told in seconds.
+    Span(Duration),
+}
+
+impl From<u64> for Value {
+    fn from(count: u64) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl From<Duration> for Value {
+    fn from(span: Duration) -> Self {
+        Self::Span(span)
+    }
 }
 
 impl Figure {
     /// A figure without labels.
-    pub fn plain(name: &str, help: &'static str, counter: bool, value: u64) -> Self {
-        Self { name: name.to_owned(), help, counter, values: vec![(Vec::new(), value)] }
+    pub fn plain(name: &str, help: &'static str, counter: bool, value: impl Into<Value>) -> Self {
+        Self { name: name.to_owned(), help, counter, values: vec![(Vec::new(), value.into())] }
+    }
+
+    /// A figure with one label.
+    pub fn by<K, V>(
+        label: &'static str,
+        name: &str,
+        help: &'static str,
+        counter: bool,
+        values: impl IntoIterator<Item = (K, V)>,
+    ) -> Self
+    where
+        K: Into<Cow<'static, str>>,
+        V: Into<Value>,
+    {
+        let value = |(key, value): (K, V)| (vec![(label, key.into())], value.into());
+        Self { name: name.to_owned(), help, counter, values: values.into_iter().map(value).collect() }
     }
 }
 
@@ -68,17 +110,17 @@ impl<F: Fn() -> Vec<Figure> + Send + Sync + 'static> Collector for Collected<F> 
     }
 }
 
-fn encode(figure: &Figure, value: u64, encoder: MetricEncoder<'_>) -> fmt::Result {
-    if figure.counter {
-        ConstCounter::new(value).encode(encoder)
-    } else {
-        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)
+fn encode(figure: &Figure, value: Value, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match (value, figure.counter) {
+        (Value::Count(count), true) => ConstCounter::new(count).encode(encoder),
+        (Value::Count(count), false) => ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(encoder),
+        (Value::Span(span), true) => ConstCounter::new(span.as_secs_f64()).encode(encoder),
+        (Value::Span(span), false) => ConstGauge::new(span.as_secs_f64()).encode(encoder),
     }
 }
 
 pub(super) fn of_build(version: &'static str) -> Vec<Figure> {
-    let values = vec![(vec![("version", version)], 1)];
-    vec![Figure { name: "build_info".to_owned(), help: "The version of this program", counter: false, values }]
+    vec![Figure::by("version", "build_info", "The version of this program", false, [(version, 1)])]
 }
 
 pub(super) fn of_store(store: &dyn Store) -> Vec<Figure> {

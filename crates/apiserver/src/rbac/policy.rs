@@ -83,7 +83,7 @@ pub(super) const ROLES: &[Builtin] = &[
         )]],
         group: Some(AUTHENTICATED),
     },
-    Builtin { name: "system:monitoring", rows: &[&[("get", "path", "/metrics", "")]], group: None },
+    Builtin { name: "system:monitoring", rows: &[&[("get", "path", "/metrics /status", "")]], group: None },
 ];
 
 const EVENTS: Row = ("create patch update", "core", "events", "");

@@ -3,9 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mainstay_apiserver::Identity;
 use mainstay_apiserver::metrics::{Figure, Figures};
+use mainstay_runtime::resilience::Denied;
+use mainstay_runtime::resilience::gates::{Gates, Key, Limits as GateLimits};
+use mainstay_store::operation::State;
 
 use crate::harness::{Harness, PATIENCE, configmap, configmaps, sessions};
+use crate::operations::{claim, end, operation, operations};
 
 /// What a family was declared as, and its samples: name with labels, and value.
 #[derive(Debug, Default)]
@@ -88,8 +93,7 @@ struct Two;
 
 impl Figures for Two {
     fn read(&self) -> Vec<Figure> {
-        let values = ["one", "other"].map(|name| (vec![("controller", name)], 7)).into();
-        vec![Figure { name: "driver_events".to_owned(), help: "Events read", counter: true, values }]
+        vec![Figure::by("controller", "driver_events", "Events read", true, ["one", "other"].map(|name| (name, 7)))]
     }
 }
 

@@ -83,8 +83,8 @@ fn tinted(cell: &str) -> String {
     match cell {
         "Running" | "Active" | "Ready" => cell.green().to_string(),
         "Completed" | "Succeeded" => cell.cyan().to_string(),
-        "Failed" | "Error" => cell.red().to_string(),
-        "Pending" | "Creating" | "Stopping" | "Terminating" => cell.yellow().to_string(),
+        "Failed" | "Error" | "open" => cell.red().to_string(),
+        "Pending" | "Creating" | "Stopping" | "Terminating" | "half-open" => cell.yellow().to_string(),
         _ => cell.to_owned(),
     }
 }

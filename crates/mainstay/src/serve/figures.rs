@@ -33,7 +33,7 @@ impl Figures for Controllers {
         let mut figures: Vec<Figure> = Vec::new();
         for (controller, metrics) in &self.0 {
             for (at, reading) in metrics.all().into_iter().enumerate() {
-                let value = (vec![("controller", *controller)], reading.value);
+                let value = (vec![("controller", (*controller).into())], reading.value.into());
                 match figures.get_mut(at) {
                     Some(figure) => figure.values.push(value),
                     None => figures.push(Figure {
@@ -67,7 +67,10 @@ mod tests {
         let figures = Controllers(vec![("one", one), ("other", other)]).read();
         let reconciles = figures.iter().find(|figure| figure.name == "driver_reconciles").unwrap();
         assert!(reconciles.counter);
-        assert_eq!(reconciles.values, [(vec![("controller", "one")], 0), (vec![("controller", "other")], 1)]);
+        assert_eq!(
+            reconciles.values,
+            [(vec![("controller", "one".into())], 0.into()), (vec![("controller", "other".into())], 1.into())]
+        );
         assert!(figures.iter().all(|figure| figure.values.len() == 2));
     }
 }

@@ -79,7 +79,9 @@ where
     async fn serve(&self, term: &Term, done: Option<Timestamp>) {
         let mut course = Course::new(self.duty, done);
         loop {
-            let planned = course.plan(self.clock.now(), rand::random());
+            let now = self.clock.now();
+            let planned = course.plan(now, rand::random());
+            lock(&self.seen).next = now.checked_add(planned.wait).ok();
             let start = self.clock.since_boot() + planned.wait;
             tokio::select! {
                 biased;
@@ -101,7 +103,7 @@ where
         let outcome = self.awaited(self.tick(due, term)).await;
         let now = self.clock.now();
         let mut seen = lock(&self.seen);
-        seen.running = false;
+        (seen.running, seen.next) = (false, None);
         seen.passes += 1;
         seen.busy += began.elapsed();
         if outcome.is_ok() {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Held, Leases, Standing};
@@ -44,6 +46,7 @@ pub struct LocalLeases {
 struct Local {
     free: Arc<Semaphore>,
     term: AtomicU64,
+    began: Mutex<Option<Instant>>,
 }
 
 impl LocalLeases {
@@ -54,8 +57,17 @@ impl LocalLeases {
 
     fn lease(&self, name: &'static str) -> Arc<Local> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Local { free: Arc::new(Semaphore::new(1)), term: AtomicU64::new(0) });
+        let new = || {
+            let free = Arc::new(Semaphore::new(1));
+            Arc::new(Local { free, term: AtomicU64::new(0), began: Mutex::default() })
+        };
         leases.entry(name).or_insert_with(new).clone()
+    }
+}
+
+impl Local {
+    fn began(&self) -> Option<Instant> {
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,6 +81,7 @@ impl Leases for LocalLeases {
             if term <= lease.term.fetch_max(term, Ordering::Relaxed) {
                 return Err(Failure::new(Class::Terminal(Reason::Corrupt), "begin a term: it is not above the last"));
             }
+            *lease.began.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             Ok(Held::new(name, term, CancellationToken::new(), place))
         }
         .boxed()
@@ -80,6 +93,7 @@ impl Leases for LocalLeases {
             name,
             term: lease.term.load(Ordering::Relaxed),
             held: lease.free.available_permits() == 0,
+            began: lease.began().map_or(Duration::ZERO, |began| began.elapsed()),
         };
         leases.iter().map(standing).collect()
     }
@@ -90,13 +104,14 @@ mod tests {
     use super::*;
     use crate::Classify;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_lease_has_one_holder_and_each_has_a_higher_term() {
         let leases = LocalLeases::new(VolatileTerms::default());
         let first = leases.acquire("a").await.unwrap();
         assert!(leases.acquire("a").now_or_never().is_none(), "it is held");
         assert_eq!(leases.acquire("b").await.unwrap().term, 2, "another lease is free, and its drop hands it back");
-        let standing = |name, term, held| Standing { name, term, held };
+        let standing = |name, term, held| Standing { name, term, held, began: Duration::from_secs(7) };
+        tokio::time::advance(Duration::from_secs(7)).await;
         assert_eq!(leases.standings(), [standing("a", 1, true), standing("b", 2, false)]);
         assert!(!first.lost.is_cancelled());
         first.release();

@@ -7,6 +7,7 @@ mod limits;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::time::Duration;
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
@@ -16,6 +17,7 @@ use super::bulkhead::{AtAnswer, Bulkhead, Places};
 use super::deadline::Deadline;
 use super::layer::Put;
 use super::retry::{Budget, Repeatable, Retry};
+use super::tally::{Counts, Tally};
 use super::{CallFailure, lock};
 use crate::sync::{Arc, Mutex};
 
@@ -37,6 +39,9 @@ pub struct Gate {
     bulkhead: Arc<Bulkhead>,
     deadline: Deadline,
     retry: Arc<Retry>,
+    tally: Arc<Tally>,
+    /// When the breaker last changed.
+    changed: Arc<Mutex<Instant>>,
 }
 
 /// A gate as metrics and people see it.
@@ -48,8 +53,14 @@ pub struct View {
     pub state: breaker::State,
     /// Calls on their way.
     pub inside: usize,
+    /// Calls that may be on their way.
+    pub places: usize,
     /// Calls that wait for a place.
     pub waiting: usize,
+    /// For how long its breaker has been in this state.
+    pub since: Duration,
+    /// What became of its calls.
+    pub counts: Counts,
 }
 
 type Listener = dyn Fn(&Key, breaker::Change) + Send + Sync;
@@ -102,17 +113,34 @@ impl Gates {
     }
 
     fn gate(&self, key: &Key, limits: &Limits, budget: Arc<Budget>, now: Instant) -> Gate {
-        let mut breaker = Breaker::new(limits.breaker, now);
-        if let Some(listener) = self.listener.clone() {
-            let key = key.clone();
-            breaker = breaker.on_change(move |change| listener(&key, change));
-        }
+        let (tally, changed) = (Arc::new(Tally::default()), Arc::new(Mutex::new(now)));
+        let (key, listener) = (key.clone(), self.listener.clone());
+        let (count, at) = (Arc::clone(&tally), Arc::clone(&changed));
+        let breaker = Breaker::new(limits.breaker, now).on_change(move |change| {
+            *lock(&at) = Instant::now();
+            if change.to == breaker::State::Open {
+                count.opened();
+            }
+            if let Some(listener) = &listener {
+                listener(&key, change);
+            }
+        });
         Gate {
             breaker: Arc::new(breaker),
             bulkhead: Arc::new(Bulkhead::new(limits.bulkhead)),
             deadline: Deadline(limits.deadline),
             retry: Arc::new(Retry::new(limits.retry, budget)),
+            tally,
+            changed,
         }
+    }
+
+    /// How many repeats each backend may still make, by backend.
+    pub fn budgets(&self) -> Vec<(&'static str, u32)> {
+        let mut left: Vec<_> =
+            lock(&self.state).budgets.iter().map(|(backend, budget)| (*backend, budget.left())).collect();
+        left.sort_unstable();
+        left
     }
 
     /// All gates, by key.
@@ -163,8 +191,10 @@ impl Gate {
         E: CallFailure + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
+        self.tally.called();
         let service = ServiceBuilder::new()
             .layer(Put(Arc::clone(&self.retry)))
+            .layer(Put(Arc::clone(&self.tally)))
             .layer(Put(Arc::clone(&self.breaker)))
             .layer(Put(Arc::new(Places::new(Arc::clone(&self.bulkhead), AtAnswer))))
             .layer(Put(Arc::new(self.deadline)))
@@ -174,7 +204,16 @@ impl Gate {
 
     fn view(&self, key: Key) -> View {
         let (free, waiting) = self.bulkhead.counts();
-        View { key, state: self.breaker.state(), inside: self.bulkhead.places().saturating_sub(free), waiting }
+        let places = self.bulkhead.places();
+        View {
+            key,
+            state: self.breaker.state(),
+            inside: places.saturating_sub(free),
+            places,
+            waiting,
+            since: lock(&self.changed).elapsed(),
+            counts: self.tally.read(),
+        }
     }
 
     /// It has nothing to remember that a new one would not know.

@@ -61,6 +61,11 @@ impl Budget {
     }
 
     /// Pays for a repeat, if it can be.
+    /// Repeats that can be paid for.
+    pub fn left(&self) -> u32 {
+        *lock(&self.0) / Self::COST
+    }
+
     pub fn withdraw(&self) -> bool {
         let mut saved = lock(&self.0);
         let left = saved.checked_sub(Self::COST);

@@ -24,7 +24,9 @@ use super::jobs::Broken;
 use super::{MAX_OBJECT, SqliteStore, at_most, database, refuse};
 use crate::error::StoreError;
 use crate::object::Object;
-use crate::operation::{Attempt, Claim, Claims, Queue, QueueFigures, Renewal, Settlement, Standing, State, StepRow};
+use crate::operation::{
+    Attempt, Claim, Claims, DeadLetter, Queue, QueueFigures, Renewal, Settlement, Standing, State, StepRow,
+};
 use lanes::Lanes;
 use leases::Lease;
 pub(super) use leases::{Effects, Leases};
@@ -53,6 +55,9 @@ impl<'w> Operations<'w> {
     /// Brings a row to a state and stores it. Whoever waits for its key may be ready then.
     fn shift(&mut self, entry: &mut Entry, to: State) -> rusqlite::Result<()> {
         let from = std::mem::replace(&mut entry.row.state, to);
+        if to == State::Ready && from != to {
+            entry.ready_ms = self.leases.now_ms();
+        }
         rows::save(self.connection, entry)?;
         self.moved(entry, Some(from), Some(to))?;
         if holds_key(from) && !holds_key(to) { self.pass_on(entry) } else { Ok(()) }
@@ -134,6 +139,11 @@ impl Queue for SqliteStore {
         .boxed()
     }
 
+    fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
+        let readers = Arc::clone(&self.readers);
+        async move { readers.run(move |connection| rows::dead(connection, limit).map_err(database)).await }.boxed()
+    }
+
     fn queue_changes(&self) -> watch::Receiver<u64> {
         self.leases.changes()
     }
@@ -141,9 +151,10 @@ impl Queue for SqliteStore {
     fn queue_figures(&self) -> BoxFuture<'_, Result<QueueFigures, StoreError>> {
         let (readers, leases) = (Arc::clone(&self.readers), Arc::clone(&self.leases));
         async move {
-            let read = readers.run(|connection| lanes::figures(connection).map_err(database)).await?;
+            let read = |connection: &Connection| Ok((lanes::figures(connection)?, rows::ready_since(connection)?));
+            let (read, since) = readers.run(move |connection| read(connection).map_err(database)).await?;
             let (fenced, lost) = leases.counts();
-            Ok(QueueFigures { fenced, lost, ..read })
+            Ok(QueueFigures { longest_wait: since.map(|since| leases.since(since)), fenced, lost, ..read })
         }
         .boxed()
     }

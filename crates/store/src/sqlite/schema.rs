@@ -86,6 +86,10 @@ const MIGRATIONS: &[&str] = &["
         lane TEXT PRIMARY KEY, ready INTEGER NOT NULL, delayed INTEGER NOT NULL, blocked INTEGER NOT NULL,
         running INTEGER NOT NULL, dead INTEGER NOT NULL, turn INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX lane_turn ON lanes (running, turn) WHERE ready > 0;
+", "
+    -- ready: since when it can be claimed, in milliseconds since 1970; 0 when that is not known.
+    ALTER TABLE operations ADD COLUMN ready INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX operation_dead ON operations (state, seq) WHERE state = 6;
 "];
 
 /// The version that this program's tables have.

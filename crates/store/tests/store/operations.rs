@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_runtime::Clock;
 use mainstay_store::operation::{
-    Claim, Claimed, Claims, Note, OPERATIONS, Queue, Queued, Renewal, Settlement, Standing, State, StepRow, StepState,
+    Claim, Claimed, Claims, DeadLetter, Note, OPERATIONS, Queue, Queued, Renewal, Settlement, Standing, State, StepRow,
+    StepState,
 };
-use mainstay_store::{Draft, Key, Object, Revision, SqliteStore, Store, StoreError, Write};
+use mainstay_store::{Draft, Key, Object, Options, Revision, SqliteStore, Store, StoreError, Write};
 
 use super::support::{delete, draft, open, update};
 
@@ -372,4 +374,52 @@ async fn create_and_claim_in_one_batch() {
     let create = Write::Create { key: key("a"), draft: told("a", queued()), requires: None };
     let (created, claims) = futures::join!(store.write(create), claim(&store, 1, 0));
     assert_eq!(claims.claimed.first().map(|claimed| &claimed.object), created.as_ref().ok());
+}
+
+#[tokio::test]
+async fn how_long_each_could_be_claimed_is_told_whatever_made_it_wait_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::virtual_from("2030-01-01T00:00:00Z".parse().unwrap());
+    let store = SqliteStore::open(Options { clock: clock.clone(), ..Options::new(dir.path()) }).unwrap();
+    let pass = |minutes| clock.set_forward(Duration::from_mins(minutes).try_into().unwrap());
+    let minutes = |wait: Duration| wait.as_secs() / 60;
+    let waited = |claims: &Claims| claims.claimed.iter().map(|one| minutes(one.waited)).collect::<Vec<_>>();
+    assert_eq!(store.queue_figures().await.unwrap().longest_wait, None);
+    let keyed = || Queued { concurrency_key: Some("k".into()), ..queued() };
+    enqueue(&store, "at-once", keyed()).await;
+    enqueue(&store, "blocked", keyed()).await;
+    enqueue(&store, "later", Queued { run_at_ms: 1_000, ..queued() }).await;
+    pass(40);
+    assert_eq!(store.queue_figures().await.unwrap().longest_wait.map(minutes), Some(40));
+    let first = claim_one(&store, 0).await;
+    assert_eq!(minutes(first.waited), 40);
+    // Neither waits for a worker while it waits for its time, or for a key.
+    pass(100);
+    assert_eq!(store.queue_figures().await.unwrap().longest_wait, None);
+    store.settle(&first.attempt, end(&first, State::Dead)).await.unwrap();
+    pass(3);
+    let claims = claim(&store, 9, 1_000).await;
+    assert_eq!((names(&claims), waited(&claims)), (vec!["blocked", "later"], vec![3, 0]));
+    say(&store, "at-once", Queued { replays: 1, ..queued() }).await;
+    pass(5);
+    assert_eq!(waited(&claim(&store, 9, 0).await), [5]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_told_the_newest_first_until_they_are_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for name in ["a", "b", "c", "well"] {
+        enqueue(&store, name, queued()).await;
+    }
+    assert!(store.dead_letters(9).await.unwrap().is_empty());
+    for claimed in claim(&store, 9, 0).await.claimed {
+        let state = if &*claimed.object.key.name == "well" { State::Succeeded } else { State::Dead };
+        store.settle(&claimed.attempt, end(&claimed, state)).await.unwrap();
+    }
+    let letters = store.dead_letters(2).await.unwrap();
+    let letter = |name: &str| DeadLetter { key: key(name), lane: "lane".into(), handler: "noop".into() };
+    assert_eq!(letters, [letter("c"), letter("b")]);
+    say(&store, "c", Queued { replays: 1, ..queued() }).await;
+    assert_eq!(store.dead_letters(9).await.unwrap(), [letter("b"), letter("a")]);
 }

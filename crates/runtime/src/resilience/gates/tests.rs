@@ -99,3 +99,26 @@ async fn who_listens_hears_which_gate_it_was() {
     }
     assert_eq!(*lock(&heard), [("one".to_owned(), breaker::State::Open)]);
 }
+
+/// Each attempt is counted once, by what became of it, and a repeat is no call.
+#[tokio::test(start_paused = true)]
+async fn what_became_of_calls_is_counted() {
+    let gates = Gates::new(8);
+    let places = super::super::bulkhead::Settings { places: 1, waiting: 0, wait: Duration::ZERO };
+    let limits = Limits { bulkhead: places, ..LIMITS };
+    let gate = gates.of(&key("launch", "one"), &limits);
+    gate.call(true, well).await.unwrap();
+    let held = gate.bulkhead.enter().await.unwrap();
+    gate.call(false, well).await.unwrap_err();
+    drop(held);
+    gate.call(true, down).await.unwrap_err();
+    let view = || gates.view().remove(0);
+    let so_far = Counts { calls: 3, repeats: 2, sick: 3, full: 1, ..Counts::default() };
+    assert_eq!((view().counts, view().state), (so_far, breaker::State::Closed));
+    gate.call(false, std::future::pending::<Result<(), Fault>>).await.unwrap_err();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    gate.call(true, well).await.unwrap_err();
+    assert_eq!(view().counts, Counts { calls: 5, sick: 4, late: 1, refused: 1, opened: 1, ..so_far });
+    assert_eq!((view().state, view().since), (breaker::State::Open, Duration::from_secs(2)));
+    assert_eq!(gates.budgets(), [("compute", Budget::MOST - 2)]);
+}

@@ -24,12 +24,13 @@ impl Turn<'_> {
         self.operations.promote(claim.now_ms)?;
         let mut claimed = Vec::new();
         for mut entry in self.operations.next(claim)? {
+            let waited = self.operations.leases.since(entry.ready_ms);
             self.operations.begin(&mut entry, claim, now)?;
             let object = self.objects.current(&entry.object)?;
             let object = object.ok_or(Failed::Broken(Broken::Diverged("the object of an operation")))?;
             let attempt = Attempt { id: entry.uid, number: entry.row.attempt };
             let steps = rows::steps(self.connection(), entry.seq)?;
-            claimed.push(Claimed { attempt, object, standing: Standing { row: entry.row, steps } });
+            claimed.push(Claimed { attempt, object, standing: Standing { row: entry.row, steps }, waited });
         }
         // Others have to look only when there may be more than this claim took.
         self.operations.effects.wake &= before || claimed.len() == claim.limit;

@@ -51,10 +51,14 @@ impl Operations<'_> {
             lane: Arc::clone(&queued.lane),
             key: queued.concurrency_key.clone().filter(|_| !queued.cancelled),
             replays: queued.replays,
+            ready_ms: 0,
             row,
         };
         if queued.cancelled || queued.run_at_ms <= 0 {
             entry.row.state = self.now_due(&entry)?;
+        }
+        if entry.row.state == State::Ready {
+            entry.ready_ms = self.leases.now_ms();
         }
         rows::insert(self.connection, &entry, queued)?;
         self.moved(&entry, None, Some(entry.row.state))

@@ -159,7 +159,5 @@ pub(super) fn figures(connection: &Connection) -> rusqlite::Result<QueueFigures>
             figures.depth.extend((count > 0).then(|| (Arc::clone(&lane), state, count)));
         }
     }
-    let oldest = "SELECT created FROM operations WHERE state = 0 AND state IN (0, 3) ORDER BY seq LIMIT 1";
-    figures.oldest_ready_ms = connection.prepare_cached(oldest)?.query_row([], |row| row.get(0)).optional()?;
     Ok(figures)
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mainstay_runtime::Clock;
 use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,6 +24,8 @@ pub(in crate::sqlite) struct Leases {
     lost: AtomicU64,
     /// The newest turn of a lane. One that was given in a transaction that failed is left out.
     turn: AtomicU64,
+    /// Tells for how long operations wait, for figures: nothing is decided by it.
+    clock: Clock,
 }
 
 /// One attempt that runs.
@@ -58,7 +61,7 @@ pub(super) enum Hold {
 
 impl Leases {
     /// Whatever runs on disk has lost its worker: it is put back by the first claim, which knows the time.
-    pub(in crate::sqlite) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+    pub(in crate::sqlite) fn load(connection: &Connection, clock: Clock) -> rusqlite::Result<Self> {
         let select = "SELECT uid, attempt FROM operations WHERE state = 3 AND state IN (0, 3)";
         let mut select = connection.prepare(select)?;
         let orphan = |number| Lease { number, expires: None, cancelled: false, told: false };
@@ -70,6 +73,7 @@ impl Leases {
             fenced: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             turn: AtomicU64::new(turn),
+            clock,
         })
     }
 
@@ -80,6 +84,16 @@ impl Leases {
     /// What was refused as fenced, and what was lost.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.fenced.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.clock.now().as_millisecond()
+    }
+
+    /// How long ago that was; nothing when it is not known, or ahead.
+    pub(super) fn since(&self, at_ms: i64) -> Duration {
+        let span = if at_ms > 0 { self.now_ms().saturating_sub(at_ms) } else { 0 };
+        Duration::from_millis(u64::try_from(span).unwrap_or(0))
     }
 
     pub(super) fn next_turn(&self) -> u64 {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use serde::de::DeserializeOwned;
 
 use crate::object::Key;
-use crate::operation::{Note, OPERATIONS, Queued, Row, Standing, State, StepRow, StepState};
+use crate::operation::{DeadLetter, Note, OPERATIONS, Queued, Row, Standing, State, StepRow, StepState};
 
 /// A row with what the queue alone needs.
 #[derive(Debug, Clone)]
@@ -19,10 +19,12 @@ pub(super) struct Entry {
     pub(super) key: Option<Arc<str>>,
     pub(super) replays: u32,
     pub(super) row: Row,
+    /// Since when it can be claimed, in milliseconds since 1970.
+    pub(super) ready_ms: i64,
 }
 
 const COLUMNS: &str = "seq, uid, namespace, name, lane, key, replays, state, attempt, failures, lost, started, run_at,
-    cancelled, undoing, history";
+    cancelled, undoing, history, ready";
 
 /// The row of an operation.
 pub(super) fn find(connection: &Connection, uid: &str) -> rusqlite::Result<Option<Entry>> {
@@ -60,6 +62,23 @@ pub(super) fn next_blocked(connection: &Connection, entry: &Entry) -> rusqlite::
 }
 
 /// Whether another has the entry's key.
+/// The dead letters that were created last.
+pub(super) fn dead(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
+    let select = "SELECT namespace, name, lane, handler FROM operations WHERE state = 6 ORDER BY seq DESC LIMIT ?1";
+    let letter = |row: &SqlRow<'_>| {
+        let key = Key { resource: OPERATIONS.into(), namespace: row.get(0)?, name: row.get(1)? };
+        Ok(DeadLetter { key, lane: row.get(2)?, handler: row.get(3)? })
+    };
+    connection.prepare_cached(select)?.query_map([limit], letter)?.collect()
+}
+
+/// Since when the longest of those that can be claimed could be, among the 1,000 that were created first.
+pub(super) fn ready_since(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let select = "SELECT min(ready) FROM (SELECT ready FROM operations
+                  WHERE state = 0 AND state IN (0, 3) ORDER BY seq LIMIT 1000) WHERE ready > 0";
+    connection.prepare_cached(select)?.query_row([], |row| row.get(0))
+}
+
 pub(super) fn is_key_taken(connection: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
     let Some(key) = &entry.key else { return Ok(false) };
     let select = "SELECT 1 FROM operations
@@ -70,7 +89,7 @@ pub(super) fn is_key_taken(connection: &Connection, entry: &Entry) -> rusqlite::
 /// Adds a row in a state; gives its place in the queue.
 pub(super) fn insert(connection: &Connection, entry: &Entry, queued: &Queued) -> rusqlite::Result<i64> {
     let insert = "INSERT INTO operations (uid, namespace, name, lane, handler, priority, key, created, state, run_at,
-                      cancelled, replays) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                      cancelled, replays, ready) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     connection.prepare_cached(insert)?.execute(params![
         entry.uid,
         entry.object.namespace,
@@ -85,13 +104,14 @@ pub(super) fn insert(connection: &Connection, entry: &Entry, queued: &Queued) ->
         entry.row.cancelled,
         entry.replays,
     ])?;
+        entry.ready_ms,
     Ok(connection.last_insert_rowid())
 }
 
 /// Stores all of a row that may change.
 pub(super) fn save(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let update = "UPDATE operations SET state = ?2, key = ?3, run_at = ?4, cancelled = ?5, replays = ?6, attempt = ?7,
-                      failures = ?8, lost = ?9, started = ?10, undoing = ?11, history = ?12 WHERE seq = ?1";
+                      failures = ?8, lost = ?9, started = ?10, undoing = ?11, history = ?12, ready = ?13 WHERE seq = ?1";
     let row = &entry.row;
     let undoing = row.undoing.as_ref().map(json).transpose()?;
     connection.prepare_cached(update)?.execute(params![
@@ -108,6 +128,7 @@ pub(super) fn save(connection: &Connection, entry: &Entry) -> rusqlite::Result<(
         undoing,
         json(&row.history)?,
     ])?;
+        entry.ready_ms,
     Ok(())
 }
 
@@ -168,6 +189,7 @@ fn entry(row: &SqlRow<'_>) -> rusqlite::Result<Entry> {
         key: row.get(5)?,
         replays: row.get(6)?,
         row: Row {
+        ready_ms: row.get(16)?,
             state: state(7, row.get(7)?)?,
             attempt: row.get(8)?,
             failures: row.get(9)?,

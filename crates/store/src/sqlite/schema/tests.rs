@@ -97,6 +97,8 @@ fn the_queue_is_searched_by_index() {
         ("operation_blocked", "WHERE lane = ?1 AND key = ?2 AND state = 2 ORDER BY priority DESC, seq LIMIT 1"),
         ("operation_of_key", "WHERE lane = ?1 AND key = ?2 AND state IN (0, 3) AND key IS NOT NULL AND seq <> ?3"),
         ("operation_live", "WHERE state = 0 AND state IN (0, 3) ORDER BY seq LIMIT 1"),
+        ("operation_live", "WHERE state = 0 AND state IN (0, 3) ORDER BY seq LIMIT 1000"),
+        ("operation_dead", "WHERE state = 6 ORDER BY seq DESC LIMIT 20"),
         ("operation_live", "WHERE state = 3 AND state IN (0, 3)"),
     ] {
         let found = plan(&format!("SELECT * FROM operations {rest}"));
