@@ -153,3 +153,40 @@ async fn metrics_are_well_formed_and_their_labels_bounded() {
     assert!(same(value("mainstay_open_streams", "mainstay_open_streams"), 1.0));
     assert!(same(value("mainstay_build_info", "mainstay_build_info{version=\"0.1.0\"}"), 1.0));
 }
+
+/// The queue's figures and the gates' are served beside all others; `/status` says the same, to those who may ask.
+#[tokio::test]
+async fn queue_and_gates_show_in_metrics_and_status() {
+    let api = Harness::new().await;
+    api.post(&operations(""), &operation("a")).await.expect(201);
+    api.post(&operations(""), &operation("b")).await.expect(201);
+    let claimed = claim(&api).await;
+    end(&api, &claimed[0], State::Dead, "Broken").await;
+    let gates = Arc::new(Gates::new(8));
+    let key = Key { backend: "dns", class: "read", host: "here:1".into() };
+    gates.of(&key, &GateLimits::of(PATIENCE)).call(false, || async { Ok::<_, Denied>(()) }).await.unwrap();
+    api.server.set_gates(gates);
+    let text = String::from_utf8(api.get("/metrics").await.bytes.to_vec()).unwrap();
+    let families = parse(&text);
+    families.iter().for_each(|(name, family)| check(name, family));
+    for sample in [
+        "mainstay_operations{state=\"running\"} 1",
+        "mainstay_operations{state=\"dead\"} 1",
+        "mainstay_operations{state=\"ready\"} 0",
+        "mainstay_operation_projects 1",
+        "mainstay_backend_calls_total{backend=\"dns\",class=\"read\",host=\"here:1\"} 1",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample} is not in {text}");
+    }
+    let status = api.get("/status").await.expect(200);
+    assert_eq!((&status["queue"]["all"]["dead"], &status["queue"]["most"][0]["running"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&status["deadLetters"][0]["reason"], &status["deadLetters"][0]["handler"]),
+        (&"Broken".into(), &"drill".into())
+    );
+    assert_eq!((&status["breakers"][0]["state"], &status["breakers"][0]["calls"]), (&"closed".into(), &1.into()));
+    assert!(status["duties"].as_array().is_some_and(|duties| duties.len() >= 4), "{status}");
+    let stranger = api.call_as(Identity::controller("session-controller"), "GET", "/status", "", "").await;
+    assert_eq!(stranger.status.as_u16(), 403);
+    api.post("/status", &serde_json::json!({})).await.expect(405);
+}
