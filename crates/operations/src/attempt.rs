@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_runtime::fault::{self, Point};
+use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{At, EffectKey, Handler, Progress, Step, Work};
 use mainstay_runtime::{Class, Doing, Failure};
 use mainstay_store::operation::StepState;
@@ -113,17 +114,19 @@ impl Trying<'_> {
             *round = journal.round(step.name());
         }
         let in_doubt = round.state == Some(StepState::Intent);
-        if !in_doubt {
+        if !in_doubt && Guard::Intent.holds() {
             journal.enter(round, StepState::Intent, Value::Null).await?;
             fault::hit(Point::OperationAfterIntent).doing("begin a step")?;
         }
         let at = self.at(journal.key(round), outputs, &self.cancelled);
-        let seen = if in_doubt { step.observe(&at).await? } else { None };
-        let progress = match seen {
+        let seen = if in_doubt && Guard::Observation.holds() { step.observe(&at).await? } else { None };
+        let mut progress = match seen {
             Some(progress) => progress,
             None => step.act(&at).await?,
         };
-        fault::hit(Point::OperationAfterAct).doing("end a step")?;
+        if fault::again(Point::OperationAfterAct).doing("end a step")? {
+            progress = step.act(&at).await?;
+        }
         let output = done(progress)?;
         journal.enter(round, StepState::Done, output).await?;
         fault::hit(Point::OperationAfterOutcome).doing("note a step's outcome")?;
@@ -152,9 +155,11 @@ impl Trying<'_> {
         outputs: &Arc<BTreeMap<String, Value>>,
     ) -> Result<(), Left> {
         if round.state == Some(StepState::Intent) {
-            match step.observe(&self.at(journal.key(round), outputs, &self.stop)).await? {
-                None => return Ok(journal.enter(round, StepState::Undone, Value::Null).await?),
-                Some(progress) => round.output = done(progress)?,
+            // Without a trace it may still arrive: whoever would have the effect has to hear that it is taken back.
+            if let Some(progress) = step.observe(&self.at(journal.key(round), outputs, &self.stop)).await? {
+                round.output = done(progress)?;
+            } else if !Guard::Untraced.holds() {
+                return Ok(journal.enter(round, StepState::Undone, Value::Null).await?);
             }
         }
         if round.state != Some(StepState::Undoing) {
@@ -162,8 +167,11 @@ impl Trying<'_> {
             journal.enter(round, StepState::Undoing, output).await?;
             fault::hit(Point::OperationAfterUndoing).doing("begin to undo a step")?;
         }
-        let progress = step.undo(&self.at(journal.undo_key(round), outputs, &self.stop), &round.output).await?;
-        fault::hit(Point::OperationAfterUndo).doing("end the undoing of a step")?;
+        let at = self.at(journal.undo_key(round), outputs, &self.stop);
+        let mut progress = step.undo(&at, &round.output).await?;
+        if fault::again(Point::OperationAfterUndo).doing("end the undoing of a step")? {
+            progress = step.undo(&at, &round.output).await?;
+        }
         done(progress)?;
         let output = round.output.clone();
         Ok(journal.enter(round, StepState::Undone, output).await?)

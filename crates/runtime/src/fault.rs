@@ -158,7 +158,9 @@ impl Point {
     pub const fn can_repeat(self) -> bool {
         matches!(
             self,
-            Self::DriverAfterApply
+            Self::OperationAfterAct
+                | Self::OperationAfterUndo
+                | Self::DriverAfterApply
                 | Self::NodeAfterClaim
                 | Self::NodeAfterStart
                 | Self::NodeAfterServe

@@ -121,7 +121,8 @@ pub trait Step: Send + Sync {
     /// Terminal ones end the operation: what was done is undone. All others are tried again.
     fn act<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Progress, Failure>>;
 
-    /// Takes the effect back; `done` is what it was done with. By default there is nothing to take back.
+    /// Takes the effect back; `done` is what it was done with, `null` when there is no trace of it: then whoever would have
+    /// it is told not to have it any more, should it still arrive. By default there is nothing to take back.
     ///
     /// # Errors
     /// All are tried again, but for Terminal ones.

@@ -38,8 +38,10 @@ async fn every_fault_point_is_passed_by_the_sessions_lives() -> anyhow::Result<(
     let mut hits = counted(Life::ALL.len()).await?;
     // What only a server passes that finds sandboxes.
     hits.extend(adopted::passed("count").await?);
-    let missed: Vec<&str> =
-        Point::ALL.iter().map(|point| point.name()).filter(|name| !hits.contains_key(*name)).collect();
+    // Nothing in a session's life is taken back: `drills` passes these.
+    let elsewhere = [Point::OperationAfterUndoing, Point::OperationAfterUndo];
+    let ours = Point::ALL.iter().filter(|point| !elsewhere.contains(point));
+    let missed: Vec<&str> = ours.map(|point| point.name()).filter(|name| !hits.contains_key(*name)).collect();
     ensure!(missed.is_empty(), "not passed: {missed:?}, of {hits:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A store, workers, a handler whose steps do as they are told, and a world that notes every effect.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -16,13 +16,15 @@ use mainstay_store::{Draft, Key, Meta, Object, Requires, Scope, Store, Write};
 use serde_json::{Value, json};
 
 /// What a step does, one word for each time that it is called; the last counts on.
-/// `ok`, `later`, `fail`, `lost` (has its effect, then fails without an answer), `never`, `panic`, `hang`.
+/// `ok`, `later`, `fail`, `lost` (has its effect, then fails without an answer), `never`, `panic`, `hang`, `block` (holds
+/// its thread, and with it all that runs there, until [`World::blocks`] says otherwise; then has its effect).
 pub(crate) type Script = Vec<&'static str>;
 
 /// The world that the steps act on.
 #[derive(Debug, Default)]
 pub(crate) struct World {
     state: Mutex<State>,
+    gate: Mutex<Option<mpsc::Receiver<()>>>,
     pub(crate) changed: tokio::sync::Notify,
 }
 
@@ -46,6 +48,23 @@ impl World {
 
     pub(crate) fn effects(&self) -> Vec<String> {
         self.lock().effects.clone()
+    }
+
+    /// The next `block` lasts until this is dropped.
+    pub(crate) fn blocks(&self) -> mpsc::Sender<()> {
+        let (sender, receiver) = mpsc::channel();
+        *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+        sender
+    }
+
+    fn block(&self) {
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock().hanging += 1;
+        self.changed.notify_waiters();
+        if let Some(gate) = gate {
+            gate.recv().ok();
+        }
+        self.lock().hanging -= 1;
     }
 
     pub(crate) fn hanging(&self) -> u32 {
@@ -135,7 +154,10 @@ impl Told {
                 self.world.lock().hanging -= 1;
                 Err(Failure::new(Class::Indeterminate, "interrupted"))
             }
-            _ => {
+            word => {
+                if word == "block" {
+                    self.world.block();
+                }
                 self.world.had(at, &what);
                 Ok(Progress::Done(json!({ "by": what })))
             }
@@ -381,6 +403,13 @@ impl Bench {
 }
 
 impl Crew {
+    /// Waits until none of them does anything.
+    pub(crate) async fn is_idle(&self) {
+        while self.metrics.running() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Stops them as a process does that was told to.
     pub(crate) async fn stop(self) {
         self.tasks.shutdown(Duration::from_secs(30)).await.unwrap();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod zombie;
 
 use std::time::Duration;
 
@@ -78,12 +79,12 @@ async fn what_can_never_succeed_is_undone_in_reverse_and_a_replay_does_it_anew()
     let end = bench.end(&order).await;
     assert_eq!((&end["phase"], &end["reason"]), (&json!("Dead"), &json!("SystemRefused")), "{end}");
     assert_eq!(end["steps"], json!([["third", "Undone"], ["second", "Undone"], ["first", "Undone"]]));
-    assert_eq!(bench.world.effects(), ["act first", "act second", "undo second", "undo first"]);
+    assert_eq!(bench.world.effects(), ["act first", "act second", "undo third", "undo second", "undo first"]);
     let died = bench.store.get(&order.key()).await.unwrap().unwrap().revision;
     bench.order(&order, false, 1).await;
     let end = bench.end_after(&order, mainstay_store::Revision(died.0 + 1)).await;
     assert_eq!(end["phase"], json!("Succeeded"), "{end}");
-    assert_eq!(bench.world.effects()[4..], ["act first", "act second", "act third"]);
+    assert_eq!(bench.world.effects()[5..], ["act first", "act second", "act third"]);
     crew.stop().await;
 }
 
@@ -134,7 +135,7 @@ async fn a_cancelled_attempt_stops_and_what_it_did_is_undone() {
     bench.order(&order, true, 0).await;
     let end = bench.end(&order).await;
     assert_eq!(end["phase"], json!("Cancelled"), "{end}");
-    assert_eq!(bench.world.effects(), ["act first", "undo first"]);
+    assert_eq!(bench.world.effects(), ["act first", "undo second", "undo first"]);
     crew.stop().await;
 }
 

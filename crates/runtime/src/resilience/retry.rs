@@ -12,6 +12,7 @@ use tower::{Service, ServiceExt};
 use super::layer::Around;
 use super::{CallFailure, lock};
 use crate::failure::Class;
+use crate::guard::Guard;
 use crate::sync::{Arc, Mutex};
 
 /// How often, and how late.
@@ -60,12 +61,12 @@ impl Budget {
         *saved = (*saved + 1).min(Self::MOST * Self::COST);
     }
 
-    /// Pays for a repeat, if it can be.
     /// Repeats that can be paid for.
     pub fn left(&self) -> u32 {
         *lock(&self.0) / Self::COST
     }
 
+    /// Pays for a repeat, if it can be.
     pub fn withdraw(&self) -> bool {
         let mut saved = lock(&self.0);
         let left = saved.checked_sub(Self::COST);
@@ -105,7 +106,8 @@ impl Retry {
             _ => return None,
         };
         let wait = self.settings.wait(n, rand::random::<f64>()).max(asked);
-        (asked <= self.settings.cap && self.budget.withdraw()).then_some(wait)
+        let is_paid = self.budget.withdraw() || !Guard::RetryBudget.holds();
+        (asked <= self.settings.cap && is_paid).then_some(wait)
     }
 }
 

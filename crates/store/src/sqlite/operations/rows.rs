@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mainstay_runtime::guard::Guard;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use serde::de::DeserializeOwned;
@@ -18,9 +19,9 @@ pub(super) struct Entry {
     pub(super) lane: Arc<str>,
     pub(super) key: Option<Arc<str>>,
     pub(super) replays: u32,
-    pub(super) row: Row,
     /// Since when it can be claimed, in milliseconds since 1970.
     pub(super) ready_ms: i64,
+    pub(super) row: Row,
 }
 
 const COLUMNS: &str = "seq, uid, namespace, name, lane, key, replays, state, attempt, failures, lost, started, run_at,
@@ -61,7 +62,6 @@ pub(super) fn next_blocked(connection: &Connection, entry: &Entry) -> rusqlite::
     connection.prepare_cached(&select)?.query_row(params![entry.lane, key], self::entry).optional()
 }
 
-/// Whether another has the entry's key.
 /// The dead letters that were created last.
 pub(super) fn dead(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
     let select = "SELECT namespace, name, lane, handler FROM operations WHERE state = 6 ORDER BY seq DESC LIMIT ?1";
@@ -79,8 +79,9 @@ pub(super) fn ready_since(connection: &Connection) -> rusqlite::Result<Option<i6
     connection.prepare_cached(select)?.query_row([], |row| row.get(0))
 }
 
+/// Whether another has the entry's key.
 pub(super) fn is_key_taken(connection: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
-    let Some(key) = &entry.key else { return Ok(false) };
+    let Some(key) = entry.key.as_ref().filter(|_| Guard::ConcurrencyKey.holds()) else { return Ok(false) };
     let select = "SELECT 1 FROM operations
                   WHERE lane = ?1 AND key = ?2 AND state IN (0, 3) AND key IS NOT NULL AND seq <> ?3";
     connection.prepare_cached(select)?.exists(params![entry.lane, key, entry.seq])
@@ -103,8 +104,8 @@ pub(super) fn insert(connection: &Connection, entry: &Entry, queued: &Queued) ->
         entry.row.run_at_ms,
         entry.row.cancelled,
         entry.replays,
-    ])?;
         entry.ready_ms,
+    ])?;
     Ok(connection.last_insert_rowid())
 }
 
@@ -127,8 +128,8 @@ pub(super) fn save(connection: &Connection, entry: &Entry) -> rusqlite::Result<(
         row.started_ms,
         undoing,
         json(&row.history)?,
-    ])?;
         entry.ready_ms,
+    ])?;
     Ok(())
 }
 
@@ -188,8 +189,8 @@ fn entry(row: &SqlRow<'_>) -> rusqlite::Result<Entry> {
         lane: row.get(4)?,
         key: row.get(5)?,
         replays: row.get(6)?,
-        row: Row {
         ready_ms: row.get(16)?,
+        row: Row {
             state: state(7, row.get(7)?)?,
             attempt: row.get(8)?,
             failures: row.get(9)?,
