@@ -4,6 +4,7 @@
 
 mod verbs;
 
+use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::port::{Backend, Receipt, Resource};
 use crate::{CloudError, Code};
 
 /// What a backend is used as.
-pub trait Area: Send + Sync + 'static {
+pub trait Area: Debug + Send + Sync + 'static {
     /// Its name and numbers.
     const LIMITS: &'static limits::Backend;
 }

@@ -1,4 +1,7 @@
 //! What Mainstay asks of backends.
+//!
+//! A removal whose key's step is `undo/X` takes back what step X of the operation made, and nothing else that has the
+//! name; and X is not done any more when it arrives late.
 
 mod compute;
 mod dns;
@@ -6,6 +9,7 @@ mod load_balancer;
 mod network;
 mod storage;
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -22,7 +26,7 @@ use crate::CloudError;
 use crate::limits;
 
 /// What every backend can be asked. Looking changes nothing, and sees all that was answered before.
-pub trait Backend: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Its name, and the numbers of its gates.
     const LIMITS: &'static limits::Backend;
 

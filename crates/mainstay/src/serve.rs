@@ -12,6 +12,7 @@
 
 pub(crate) mod args;
 mod dir;
+mod drill;
 mod figures;
 mod leases;
 mod log;
@@ -38,6 +39,7 @@ use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
 use mainstay_runtime::duty::Duties;
 use mainstay_runtime::lease::LocalLeases;
+use mainstay_runtime::resilience::gates::Gates;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
 use mainstay_store::sqlite::{Options, SqliteStore};
@@ -47,6 +49,8 @@ use args::ServeArgs;
 
 /// Time for everything to finish after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
+/// Gates of backends that are remembered at a time: each backend has at most three for each of its hosts.
+const MOST_GATES: usize = 256;
 /// The counter whose value is the fencing token of this start.
 const FENCE: &str = "fence";
 
@@ -61,6 +65,8 @@ struct Base {
     duties: Duties,
     /// What the workers count.
     worked: mainstay_operations::Metrics,
+    /// What stands in front of backends.
+    gates: Arc<Gates>,
     keys: Arc<Keys>,
 }
 
@@ -90,7 +96,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let url = format!("https://{}", reachable(listener.address()?));
     let parts = Parts::of(&server);
     drop(base.tasks.essential("listener", |stop| listener.serve(server.clone(), stop)));
-    let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url));
+    let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url, args.drill_backend));
     let asked = tokio::select! {
         started = starting => {
             started??;
@@ -109,7 +115,8 @@ fn open(dir: &Path) -> anyhow::Result<Base> {
     let leases = LocalLeases::new(leases::StoredTerms(store.clone()));
     let duties = Duties::new(tasks.clone(), clock.clone(), Arc::new(leases));
     let worked = mainstay_operations::Metrics::default();
-    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, worked, keys })
+    let gates = Arc::new(Gates::new(MOST_GATES));
+    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, worked, gates, keys })
 }
 
 /// Where clients on this machine find who listens there: at no address in particular is at every one, also the loopback.
@@ -155,7 +162,13 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
 }
 
 /// Starts what acts by itself: each is a tracked task, told to stop and joined by [`close`]. What writes waits for room.
-async fn start(base: Base, server: ApiServer, parts: Parts, url: String) -> anyhow::Result<()> {
+async fn start(
+    base: Base,
+    server: ApiServer,
+    parts: Parts,
+    url: String,
+    drill_backend: Option<String>,
+) -> anyhow::Result<()> {
     let first = record(&base, &url).await;
     let recorded = !first.as_ref().is_err_and(room::is_lacking);
     if recorded {
@@ -178,7 +191,7 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String) -> anyh
     server.set_figures(Arc::new(controllers.clone()));
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());
-    operations::start(&base, &server);
+    operations::start(&base, &server, drill_backend.as_deref())?;
     node::start(&base, &server, fence).await.context("start the node agent")?;
     parts.node_agent.runs(|| Ok(()));
     // It is said to be ready when it is, unless it is told to stop first.

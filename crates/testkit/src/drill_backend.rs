@@ -17,6 +17,9 @@
 //! - **duplicate**: a repeated operation and step is answered with the first result, without a second effect.
 //! - **undone**: once step `undo/X` was carried out, an X of the same or an older token is refused (409 `Undone`): it is a
 //!   straggler. One of a newer token begins a new *round* of X, and of `undo/X`.
+//!
+//! A removal that is step `undo/X` takes back what X made, and nothing else that has the name. A task whose command is
+//! `["looks", "N"]` is seen `running` the first N times that somebody looks what became of it.
 
 mod body;
 mod drill;

@@ -32,6 +32,7 @@ verbs! { Compute:
     stop() = compute::EFFECT, "stop";
     delete() = compute::EFFECT, "delete";
     run_task(task: Task) = compute::LONG, "run-task";
+    stop_task() = compute::EFFECT, "stop-task";
 }
 
 verbs! { Network:

@@ -21,8 +21,11 @@ pub trait Compute: Backend {
     fn stop(&self, key: &EffectKey, name: &str) -> effect!();
     /// Removes one; that it is not there is as good.
     fn delete(&self, key: &EffectKey, name: &str) -> effect!();
-    /// Runs a task to its end; the receipt's resource is its result.
+    /// Runs a task; the receipt's resource is its result. Its state is `running` until it has come to its end, which
+    /// [`Backend::find`] tells.
     fn run_task(&self, key: &EffectKey, name: &str, task: &Task) -> effect!();
+    /// Ends one that runs; that it does not is as good.
+    fn stop_task(&self, key: &EffectKey, name: &str) -> effect!();
 }
 
 /// What an instance is to be.
@@ -66,5 +69,9 @@ impl<P: Compute> Compute for Resilient<P> {
 
     async fn run_task(&self, key: &EffectKey, name: &str, task: &Task) -> Result<Receipt, CloudError> {
         through!(self, &LONG, run_task, key, name, task)
+    }
+
+    async fn stop_task(&self, key: &EffectKey, name: &str) -> Result<Receipt, CloudError> {
+        through!(self, &EFFECT, stop_task, key, name)
     }
 }

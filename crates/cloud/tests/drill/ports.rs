@@ -41,6 +41,7 @@ async fn every_verb_has_its_effect_once_and_leaves_nothing() {
     assert_eq!(world.backend.effects().await.unwrap().len(), 12);
     for _repeated in 0..2 {
         compute.delete(&key("undo/1", 2), "i").await.unwrap();
+        compute.stop_task(&key("undo/4", 2), "t").await.unwrap();
         network.remove_rule(&key("undo/6", 2), "r").await.unwrap();
         network.delete(&key("undo/5", 2), "n").await.unwrap();
         storage.delete_snapshot(&key("undo/9", 2), "s").await.unwrap();

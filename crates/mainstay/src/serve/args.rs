@@ -27,4 +27,27 @@ pub(crate) struct ServeArgs {
     /// What to log, such as info or mainstay_controllers=debug
     #[arg(long, value_name = "FILTER", env = "MAINSTAY_LOG", default_value = "info")]
     pub(crate) log: String,
+    /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
+    #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
+    pub(crate) drill_backend: Option<String>,
+}
+
+fn on_the_loopback(url: &str) -> Result<String, String> {
+    let parsed: http::Uri = url.parse().map_err(|_| "not a URL".to_owned())?;
+    let address = parsed.authority().and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
+    let is_there = parsed.scheme_str() == Some("http") && address.is_some_and(|address| address.ip().is_loopback());
+    is_there.then(|| url.to_owned()).ok_or_else(|| "expected http://ADDRESS:PORT of the loopback interface".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_backend_is_on_the_loopback() {
+        assert!(on_the_loopback("http://127.0.0.1:80").is_ok() && on_the_loopback("http://[::1]:80").is_ok());
+        for wrong in ["", "http://10.0.0.1:80", "https://127.0.0.1:80", "http://localhost:80", "http://127.0.0.1"] {
+            assert!(on_the_loopback(wrong).is_err(), "{wrong}");
+        }
+    }
 }

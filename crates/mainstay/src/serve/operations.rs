@@ -9,26 +9,31 @@ use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_store::{Object, Write};
 use std::sync::Arc;
 
-use super::Base;
+use super::{Base, drill};
 
 /// Every handler of operations, with the client of the identity that it acts as.
-fn handlers(base: &Base, server: &ApiServer) -> Handlers {
+fn handlers(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> anyhow::Result<Handlers> {
     let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
     let all: [Arc<dyn Handler>; 2] = [Arc::new(Noop), Arc::new(Teardown::new(client("project-controller")))];
-    Handlers::new(all)
+    let drilled = drill_backend.map(|url| drill::handlers(url, &base.gates)).transpose()?.unwrap_or_default();
+    Ok(Handlers::new(all.into_iter().chain(drilled)))
 }
 
 /// Starts the workers.
-pub(super) fn start(base: &Base, server: &ApiServer) {
+///
+/// # Errors
+/// When a backend's client cannot be made.
+pub(super) fn start(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> anyhow::Result<()> {
     Workers::start(Surroundings {
         queue: base.store.clone(),
         ledger: Arc::new(Objects),
-        handlers: handlers(base, server),
+        handlers: handlers(base, server, drill_backend)?,
         clock: base.clock.clone(),
         tasks: base.tasks.clone(),
         policy: Policy::default(),
         metrics: base.worked.clone(),
     });
+    Ok(())
 }
 
 /// The objects as the API server stores them.

@@ -190,7 +190,8 @@ impl DrillBackend {
         self.get("/judge/refusals").await
     }
 
-    /// How many calls of a verb, or a read, have arrived since it was started.
+    /// How many calls of a verb, or a read, have arrived since it was started; of backend `late`, how many late effects
+    /// were had, or refused.
     ///
     /// # Errors
     /// When it does not answer.

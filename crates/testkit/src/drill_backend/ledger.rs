@@ -222,8 +222,13 @@ impl Ledger {
         {
             return Ok(Judged::Repeated(Box::new(first.clone())));
         }
+        let undoes = order.step.strip_prefix(UNDO);
         let before = self.resources.values().find(|there| {
-            there.backend == order.verb.backend && there.kind == order.verb.kind && there.name == order.name
+            there.backend == order.verb.backend
+                && there.kind == order.verb.kind
+                && there.name == order.name
+                // What takes a step back takes nothing else that has the name.
+                && undoes.is_none_or(|step| there.operation == order.operation && there.step == step)
         });
         let resource = match (order.verb.change, before) {
             // Without the guard, a second arrival makes a second one, as it would in the world.
@@ -235,7 +240,7 @@ impl Ledger {
             }
             (Change::Delete, _) => None,
         };
-        let target = order.step.strip_prefix(UNDO).map(|step| (order.operation.clone(), step.to_owned()));
+        let target = undoes.map(|step| (order.operation.clone(), step.to_owned()));
         let last = |key: &Key| self.results.get(key).and_then(|&at| self.effects.get(at)).map(|effect| effect.round);
         let round = match target {
             Some(target) => last(&target).unwrap_or(1),
@@ -283,10 +288,10 @@ impl Ledger {
         *newest = token.max(*newest);
         let Entry::Effect(effect) = entry else { return };
         match (verb::find(&effect.backend, &effect.verb), &effect.resource) {
-            (Some(Verb { change: Change::Delete, kind, .. }), _) => self
+            (Some(Verb { change: Change::Delete, kind, .. }), _) if effect.changed => self
                 .resources
                 .retain(|_, there| there.backend != effect.backend || there.kind != *kind || there.name != effect.name),
-            (Some(Verb { change: Change::Run, .. }) | None, _) | (_, None) => {}
+            (Some(Verb { change: Change::Run | Change::Delete, .. }) | None, _) | (_, None) => {}
             (_, Some(resource)) => {
                 self.next_id = self.next_id.max(resource.id + 1);
                 self.resources.insert(resource.id, resource.clone());

@@ -43,6 +43,8 @@ struct Backend {
     ledger: Mutex<Ledger>,
     drills: Mutex<Drills>,
     arrivals: Mutex<BTreeMap<String, u64>>,
+    /// How often somebody looked what became of a task, by operation and step.
+    looks: Mutex<BTreeMap<(String, String), u64>>,
     tasks: Tasks,
 }
 
@@ -55,6 +57,7 @@ pub async fn run(dir: &Path, listen: SocketAddr) -> io::Result<()> {
         ledger: Mutex::new(Ledger::open(dir)?),
         drills: Mutex::default(),
         arrivals: Mutex::default(),
+        looks: Mutex::default(),
         tasks: Tasks::new(),
     });
     let listener = TcpListener::bind(listen).await?;
@@ -137,9 +140,12 @@ impl Backend {
             }
             Fault::LateEffect { millis } => {
                 let tasks = self.tasks.clone();
+                let late = format!("late/{verb}");
                 let late = tasks.spawn("straggler", async move {
                     tokio::time::sleep(Duration::from_millis(millis)).await;
-                    act(&self)
+                    let answer = act(&self);
+                    *lock(&self.arrivals).entry(late).or_default() += 1;
+                    answer
                 });
                 late.await.map_err(|_| Cut)
             }
@@ -176,11 +182,28 @@ impl Backend {
         let rest: Vec<&str> = look.rest.iter().map(String::as_str).collect();
         match (look.what.as_str(), rest.as_slice()) {
             ("ping", []) => json(StatusCode::OK, &json!({ "ok": true })),
-            ("effect", []) => found(ledger.result(&look.operation, &look.step)),
+            ("effect", []) => {
+                found(ledger.result(&look.operation, &look.step).map(|effect| self.seen(effect)).as_ref())
+            }
             ("resources", []) => json(StatusCode::OK, &own.collect::<Vec<_>>()),
             ("resources", [kind, name]) => found(own.find(|there| there.kind == *kind && there.name == *name)),
             _ => invalid("there is no such path"),
         }
+    }
+
+    /// An effect as it looks now: a task runs for as many looks as it was told to.
+    fn seen(&self, effect: &Effect) -> Effect {
+        let mut seen = effect.clone();
+        let Some(task) = seen.resource.as_mut().filter(|_| effect.verb == "run-task") else { return seen };
+        let command = task.spec["command"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let [Value::String(word), Value::String(times)] = command else { return seen };
+        let mut looks = lock(&self.looks);
+        let looked = looks.entry((effect.operation.clone(), effect.step.clone())).or_default();
+        if word == "looks" && times.parse().is_ok_and(|times| *looked < times) {
+            *looked += 1;
+            "running".clone_into(&mut task.state);
+        }
+        seen
     }
 
     fn control(&self, method: &Method, what: &str, body: &Bytes) -> Response<Answer> {

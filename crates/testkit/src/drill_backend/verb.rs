@@ -33,12 +33,13 @@ const fn verb(backend: &'static str, name: &'static str, kind: &'static str, cha
 }
 
 /// All verbs.
-pub const VERBS: [Verb; 19] = [
+pub const VERBS: [Verb; 20] = [
     verb("compute", "launch", "instance", Change::Create),
     verb("compute", "start", "instance", Change::Update),
     verb("compute", "stop", "instance", Change::Update),
     verb("compute", "delete", "instance", Change::Delete),
     verb("compute", "run-task", "task", Change::Run),
+    verb("compute", "stop-task", "task", Change::Delete),
     verb("network", "create", "network", Change::Create),
     verb("network", "delete", "network", Change::Delete),
     verb("network", "add-rule", "rule", Change::Create),

@@ -75,6 +75,17 @@ fn names_are_unique_and_what_is_not_there_cannot_change() {
     assert_eq!(judge.ledger.resources().count(), 1);
 }
 
+#[test]
+fn what_takes_a_step_back_takes_nothing_of_others() {
+    let mut judge = Judge::new();
+    judge.ask("launch", 1, "launch").unwrap();
+    assert!(!judge.ask("undo/another", 1, "delete").unwrap().changed);
+    judge.reopen();
+    assert_eq!(judge.ledger.resources().count(), 1);
+    assert!(judge.ask("undo/launch", 1, "delete").unwrap().changed);
+    assert_eq!(judge.ledger.resources().count(), 0);
+}
+
 /// Each guard, when it is off, lets through what it is there for.
 #[test]
 fn without_a_guard_its_harm_is_seen() {

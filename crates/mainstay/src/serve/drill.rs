@@ -1,0 +1,85 @@
+//! What a server has only when it is drilled: the handlers over drill-backend, and one that is poison.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use mainstay_cloud::{Backends, handlers};
+use mainstay_runtime::Failure;
+use mainstay_runtime::client::{Http, Trust};
+use mainstay_runtime::operation::{At, Handler, Progress, Step, Work};
+use mainstay_runtime::resilience::gates::Gates;
+use serde::Deserialize;
+
+/// Largest answer of a drill-backend: a list of all that is there.
+const MOST_ANSWER: usize = 16 * 1024 * 1024;
+/// What poison takes at a time, in bytes.
+const GULP: usize = 64 * 1024 * 1024;
+
+/// The handlers of a server that is drilled with the drill-backend at `url`.
+///
+/// # Errors
+/// When its client cannot be made.
+pub(super) fn handlers(url: &str, gates: &Arc<Gates>) -> anyhow::Result<Vec<Arc<dyn Handler>>> {
+    let nobody = Trust::Only(Arc::new(rustls::RootCertStore::empty()));
+    let http = Http::new(nobody, MOST_ANSWER).context("make drill-backend's client")?;
+    let backends = Backends::drill(&http, url, gates).context("use drill-backend")?;
+    let poison: Arc<dyn Handler> = Arc::new(Poison);
+    Ok(handlers::all(backends).into_iter().chain([poison]).collect())
+}
+
+/// `drill-poison`: does harm to whoever carries it out.
+#[derive(Debug)]
+struct Poison;
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum Harm {
+    /// Panics.
+    Panic,
+    /// Takes memory without bound.
+    Memory,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payload {
+    harm: Harm,
+}
+
+impl Handler for Poison {
+    fn name(&self) -> &'static str {
+        "drill-poison"
+    }
+
+    fn steps(&self, work: &Work) -> Result<Vec<Box<dyn Step>>, Failure> {
+        Ok(vec![Box::new(work.payload::<Payload>()?.harm)])
+    }
+}
+
+impl Step for Harm {
+    fn name(&self) -> &'static str {
+        "harm"
+    }
+
+    fn observe<'a>(&'a self, _: &'a At) -> BoxFuture<'a, Result<Option<Progress>, Failure>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    #[expect(clippy::panic, reason = "that is what it is for")]
+    fn act<'a>(&'a self, _: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
+        async move {
+            let mut taken = Vec::new();
+            match self {
+                Self::Panic => panic!("as told"),
+                Self::Memory => loop {
+                    taken.push(vec![1_u8; GULP]);
+                    // Others are carried out meanwhile.
+                    tokio::task::yield_now().await;
+                },
+            }
+        }
+        .boxed()
+    }
+}

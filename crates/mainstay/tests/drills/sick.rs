@@ -1,0 +1,88 @@
+//! Each step fails: drill-backend errs, stalls, answers late, lies, cuts the connection, dies.
+
+use mainstay_testkit::drill_backend::{Die, Fault, Lie, On};
+use serde_json::json;
+
+use crate::cases::{drawn, run};
+use crate::kind::{Kind, NAME};
+use crate::stage::{OPERATIONS, Stage, operation};
+
+/// Longer than an attempt may take here.
+const LATE_MILLIS: u64 = 1_500;
+
+/// An operation of which calls meet a fault, each once.
+#[derive(Debug, Clone)]
+struct Case {
+    kind: Kind,
+    fault: Fault,
+    calls: Vec<(&'static str, &'static str)>,
+    /// Nor can be seen what became of them, at first.
+    blind: bool,
+}
+
+/// Faults that all steps of one operation can meet, one after the other.
+fn passing() -> Vec<Fault> {
+    let lie = |with, done| Fault::Lie { with, done };
+    vec![
+        Fault::Stall,
+        Fault::StallBody,
+        Fault::Status { code: 500, retry_after_seconds: None },
+        Fault::Status { code: 429, retry_after_seconds: Some(1) },
+        Fault::LateAnswer { millis: LATE_MILLIS },
+        Fault::Cut,
+        lie(Lie::Nonsense, false),
+        lie(Lie::Nonsense, true),
+        lie(Lie::Other, false),
+        lie(Lie::Other, true),
+        lie(Lie::Endless, true),
+    ]
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| !kind.calls().is_empty()) {
+        let calls = kind.calls().to_vec();
+        cases.extend(passing().into_iter().map(|fault| Case { kind, fault, calls: calls.clone(), blind: false }));
+        cases.push(Case { kind, fault: Fault::StallBody, calls: calls.clone(), blind: true });
+        for call in calls {
+            let single = [Fault::LateEffect { millis: LATE_MILLIS }, Fault::Die(Die::Before), Fault::Die(Die::After)];
+            cases.extend(single.map(|fault| Case { kind, fault, calls: vec![call], blind: false }));
+        }
+    }
+    cases
+}
+
+async fn sick(case: &Case) -> anyhow::Result<()> {
+    let (mut stage, server) = Stage::running().await?;
+    case.kind.prepare(&stage).await?;
+    for (backend, verb) in &case.calls {
+        stage.backend.drill(On::verb(backend, verb), case.fault.clone(), Some(1)).await?;
+        if case.blind {
+            let away = Fault::Status { code: 503, retry_after_seconds: None };
+            stage.backend.drill(On::verb(backend, "effect"), away, Some(2)).await?;
+        }
+    }
+    let mut spec = case.kind.spec(NAME);
+    spec["timeoutSeconds"] = json!(1);
+    stage.client.create(OPERATIONS, &operation(NAME, &spec)).await?;
+    if matches!(case.fault, Fault::Die(_)) {
+        stage.backend.died().await?;
+        stage.backend.restart().await?;
+        // It is well now; what refuses for good still does.
+        if case.kind == Kind::Refused {
+            case.kind.prepare(&stage).await?;
+        }
+    }
+    case.kind.comes_to_its_end(&stage).await?;
+    if let (Fault::LateEffect { .. }, [(_, verb)]) = (&case.fault, case.calls.as_slice()) {
+        stage.backend.arrived("late", verb, 1).await?;
+        case.kind.left_what_it_should(&stage).await?;
+    }
+    drop(server);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_may_fail_in_each_way() -> anyhow::Result<()> {
+    run("drill-backend is sick at each step", drawn("sick steps", cases(), 8), sick).await
+}
