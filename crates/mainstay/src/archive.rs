@@ -11,6 +11,8 @@
 
 mod error;
 mod read;
+#[cfg(test)]
+mod tests;
 mod work;
 mod write;
 

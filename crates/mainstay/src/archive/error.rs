@@ -36,8 +36,8 @@ pub(crate) enum ArchiveError {
         /// Ours.
         known: u32,
     },
-    /// Another process makes the same file.
-    #[error("another backup to {} is under way", .0.display())]
+    /// Another process makes a backup in the same place.
+    #[error("another backup is under way there, in {}", .0.display())]
     Busy(PathBuf),
 }
 

@@ -1,5 +1,5 @@
-//! A private directory beside a file that is being made. It goes when it is dropped; what a killed process left of its own
-//! goes with the next that makes the same file.
+//! A private directory beside a backup that is being made, of which there is one at a time. It goes when it is dropped; what
+//! a killed process left of its own goes with the next that makes a backup there.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -10,6 +10,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::ArchiveError;
 
+/// One name, whatever the file's: remains of a kill are found again, also when each day's backup has a name of its own.
+const NAME: &str = ".mainstay-backup.part";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -18,13 +21,12 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// `.NAME.part`, 0700, beside `file`.
+    /// `.mainstay-backup.part`, 0700, beside `file`.
     ///
     /// # Errors
-    /// [`ArchiveError::Busy`] when another process makes the same file, or what the file system said.
+    /// [`ArchiveError::Busy`] when another process makes a backup there, or what the file system said.
     pub(crate) fn beside(file: &Path) -> Result<Self, ArchiveError> {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let path = file.with_file_name(format!(".{name}.part"));
+        let path = file.with_file_name(NAME);
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(ArchiveError::io("make", &path)(error));
@@ -39,7 +41,7 @@ impl Work {
         }
         let held = File::open(&path).map_err(ArchiveError::io("open", &path))?;
         if flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(ArchiveError::Busy(file.to_owned()));
+            return Err(ArchiveError::Busy(path));
         }
         let work = Self { path, _held: held };
         work.clear().map_err(ArchiveError::io("clear", &work.path))?;

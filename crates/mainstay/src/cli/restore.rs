@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mainstay_store::Revision;
 use mainstay_store::sqlite::restore::Restore;
 
 use super::failure::{CliError, CliResult};
@@ -44,7 +45,9 @@ pub(crate) fn run(args: &RestoreArgs) -> CliResult {
     let tell: mainstay_store::sqlite::backup::Progress<'_> = &mut |step, done, all| meter.tell(step, done, all);
     let mut archive = Archive::open(&args.file, tell)?;
     let dir = &args.data_dir;
-    let restore = Restore::begin(dir, &STATE_PARTS, args.replace)?;
+    let mut restore = Restore::begin(dir, &STATE_PARTS, args.replace)?;
+    // Sandboxes that live there refuse an older token.
+    restore.above(Revision(mainstay_node::agent::newest_fence(&dir.join("node"))));
     let has_clock = dir.join(CLOCK).exists();
     archive.extract(&restore.place(), |name| name != CLOCK || !has_clock, tell)?;
     let report = examine(&restore.place(), tell)?;

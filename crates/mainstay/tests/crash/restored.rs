@@ -1,6 +1,6 @@
-//! An older database is put back while sandboxes live.
+//! An older state is put back while sandboxes live.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use mainstay_api::phase::Phase;
 use mainstay_testkit::crash::start;
 use mainstay_testkit::server::Server;
@@ -9,18 +9,17 @@ use serde_json::json;
 use crate::starts::talking;
 use crate::world::{close, with_log};
 
-/// Starts that the older database does not know of.
+/// Starts that the older state does not know of.
 const LATER_STARTS: usize = 3;
-
-/// A clean stop leaves the whole database in this file.
-const DATABASE: &str = "state.db";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_has_its_sandboxes_and_can_stop_them() -> anyhow::Result<()> {
     let (server, world, serve_log) = talking().await?;
+    let backup = server.scratch().join("backup.tar");
+    let backup = backup.to_str().context("a path that is text")?.to_owned();
+    // While it runs.
+    offline(&server, &["backup", "--to", &backup]).await?;
     let mut server = stopped(server).await?;
-    let (database, backup) = (server.data_dir().join(DATABASE), server.scratch().join("backup"));
-    std::fs::copy(&database, &backup)?;
     for at in 0..LATER_STARTS {
         let (later, ready) = start(server).await?;
         ready?;
@@ -30,7 +29,7 @@ async fn a_restored_database_has_its_sandboxes_and_can_stop_them() -> anyhow::Re
         world.heard("talks", 1, &format!("got {word}")).await?;
         server = stopped(later).await?;
     }
-    std::fs::copy(&backup, &database)?;
+    offline(&server, &["restore", &backup, "--replace"]).await?;
     let agents = world.agents("talks");
     let (server, ready) = start(server).await?;
     ready?;
@@ -43,7 +42,17 @@ async fn a_restored_database_has_its_sandboxes_and_can_stop_them() -> anyhow::Re
         world.end().await
     };
     with_log(adopted.await, &serve_log)?;
+    offline(&server, &["fsck"]).await?;
     with_log(close(server).await, &serve_log)
+}
+
+/// Has the program work on the server's directory.
+async fn offline(server: &Server, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = server.command(arguments);
+    command.arg("--data-dir").arg(server.data_dir());
+    let done = tokio::task::spawn_blocking(move || command.output()).await??;
+    ensure!(done.status.success(), "{arguments:?}: {done:?}");
+    Ok(())
 }
 
 async fn stopped(mut server: Server) -> anyhow::Result<Server> {

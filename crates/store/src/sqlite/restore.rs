@@ -73,6 +73,11 @@ impl Restore {
         Ok(restore)
     }
 
+    /// Something in the world carries a number that was given, such as a fencing token: the new epoch is above it.
+    pub fn above(&mut self, seen: Revision) {
+        self.known = self.known.max(seen.epoch());
+    }
+
     /// Where the parts are to be put: the database, and whatever else belongs to it, under the names that they will have.
     pub fn place(&self) -> PathBuf {
         self.dir.join(NEW)

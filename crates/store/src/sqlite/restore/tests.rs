@@ -74,6 +74,11 @@ async fn nothing_that_was_given_after_the_backup_is_given_again() {
     assert_eq!(again.contents.epoch, 2);
     fs::remove_file(dir.path().join(EPOCH)).unwrap();
     assert_eq!(restore(kept.path(), dir.path(), true).unwrap().contents.epoch, 3, "the database tells, too");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut begun = Restore::begin(elsewhere.path(), &[], false).unwrap();
+    begun.above(Revision(8 * EPOCH_1 + 3));
+    fs::copy(kept.path().join(STATE), begun.place().join(STATE)).unwrap();
+    assert_eq!(begun.finish().unwrap().contents.epoch, 9, "so does the world");
 }
 
 #[tokio::test]
