@@ -99,6 +99,15 @@ fn was_sent_away(found: &[(u8, Vec<u8>)]) -> bool {
     found.iter().any(|(kind, payload)| *kind == GOAWAY && payload[4..8] != [0; 4])
 }
 
+/// Whether the server ends the connection for these, with a reason. Nobody hangs up: that would end it without one.
+fn is_sent_away(wire: &Wire, frames: &[Vec<u8>]) -> bool {
+    let mut stream = connect(wire);
+    // The server may have had enough before the last.
+    drop(frames.iter().try_for_each(|bytes| stream.write_all(bytes)));
+    drop(stream.flush());
+    std::iter::from_fn(|| next(&mut stream)).any(|answer| was_sent_away(std::slice::from_ref(&answer)))
+}
+
 #[test]
 fn a_good_request_is_answered() {
     let bothered = Bothered::new();
@@ -190,7 +199,7 @@ fn frames_that_break_the_rules_end_the_connection() {
         ("a continuation of nothing", vec![frame(CONTINUATION, END_HEADERS, 1, &list)]),
     ];
     for (what, frames) in table {
-        assert!(was_sent_away(&exchange(wire, &frames, "")), "{what}");
+        assert!(is_sent_away(wire, &frames), "{what}");
     }
     // Heads that are frames, but no requests: the stream ends, or is answered with a refusal; nothing is done.
     for block in [
