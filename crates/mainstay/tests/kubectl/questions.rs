@@ -17,7 +17,7 @@ fn kinds_versions_and_schemas_are_discovered() {
         assert!(kinds.lines().any(|line| line.split_whitespace().eq(words.iter().copied())), "{words:?}: {kinds}");
     }
     let ours = kubectl.run("api-resources --api-group=mainstay.dev --verbs=list,watch --namespaced -o name").ok();
-    assert_eq!(ours, "agents.mainstay.dev\ncredentials.mainstay.dev\nsessions.mainstay.dev\n");
+    assert_eq!(ours, "agents.mainstay.dev\ncredentials.mainstay.dev\noperations.mainstay.dev\nsessions.mainstay.dev\n");
     let versions = kubectl.run("api-versions").ok();
     for version in ["mainstay.dev/v1alpha1", "rbac.authorization.k8s.io/v1", "v1"] {
         assert!(versions.lines().any(|line| line == version), "{version}: {versions}");
