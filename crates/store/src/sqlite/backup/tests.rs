@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::message::{Append, NewMessage, Retention, Sender};
 use crate::object::{Draft, Key, Meta, Write};
 use crate::sqlite::{Options, SqliteStore};
 use crate::{Scope, Store};
@@ -33,17 +34,27 @@ async fn a_copy_has_what_was_acknowledged_before_it_whatever_is_written_meanwhil
     for number in 0..2_000 {
         store.write(create(&format!("early-{number:04}"))).await.unwrap();
     }
+    // More than one stride: what is written between two must not be in it.
+    for number in 0..16 {
+        let body = format!("{{\"text\":\"{}\"}}", "x".repeat(1_000_000));
+        let messages = vec![NewMessage { id: number.to_string().into(), kind: "agent".into(), body: body.into() }];
+        let append = Append { session: "s".into(), sender: Sender::Agent, messages, keep: Retention::ALL };
+        store.append(append).await.unwrap();
+    }
     let copied = to.path().join("copy");
     let (later, mut words) = (std::cell::Cell::new(0), Vec::new());
     let contents = copy(dir.path(), &copied, &mut |what, done, all| {
         words.push((what, done, all));
-        // In the middle of it: the writer waits for no copy.
+        // In the middle of it: the writer waits for no copy, and no copy begins anew because of it.
+        if later.get() == 10 {
+            return;
+        }
         let late = store.write(create(&format!("late-{}", later.get())));
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(late)).unwrap();
         later.set(later.get() + 1);
     })
     .unwrap();
-    assert!(later.get() > 0);
+    assert!(later.get() > 2, "{words:?}");
     assert_eq!((contents.revision, contents.objects, contents.epoch), (Revision(2_000), 2_000, 0));
     let found = names(&copied);
     assert_eq!((found.len(), found.iter().all(|name| name.starts_with("early-"))), (2_000, true));
