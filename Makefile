@@ -29,6 +29,7 @@ test: ## Installs what the tests need and passes them all (from cold about 15 mi
 	@time cargo test --release --locked --workspace --no-fail-fast
 	$(call say,models: thousands of orders of what runs side by side)
 	@time cargo test --release --locked -p mainstay-runtime --features shuttle --test models
+	@time cargo test --release --locked -p mainstay-store --features shuttle --lib models
 
 .PHONY: lint
 lint: ## Format, structure, licences, lints and docs, all warnings denied (from cold about 4 minutes).
@@ -50,3 +51,8 @@ bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).
 	@scripts/prepare
 	@$(MAKE) --no-print-directory build
 	@scripts/bench
+
+.PHONY: drills
+drills: ## Takes operations through kills, sick backends, poison, floods; writes docs/drills.md (about 15 minutes, SEED=N repeats).
+	@scripts/prepare
+	@time scripts/drills

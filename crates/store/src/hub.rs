@@ -10,13 +10,12 @@ mod index;
 mod objects;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::lock;
 use crate::object::{Key, Object, Revision};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard, lock};
 use crate::watch::{Change, Scope, WatchEnd};
 use index::Index;
 pub(crate) use objects::Objects;
@@ -269,3 +268,6 @@ impl Drop for Registration {
         self.hub.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod models;

@@ -11,6 +11,7 @@ pub mod message;
 pub mod object;
 pub mod operation;
 pub mod sqlite;
+mod sync;
 pub mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,8 +3,7 @@
 //! A lease is judged by the clock of the caller: the instant at which a renewal or a claim was called.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_runtime::Clock;
@@ -12,8 +11,8 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::lock;
 use crate::operation::{Attempt, Renewal};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// See the module.
 #[derive(Debug)]
@@ -101,9 +100,14 @@ impl Leases {
     }
 
     pub(super) fn renew(&self, attempts: &[Attempt], lease: Duration) -> Vec<Renewal> {
+        self.renew_by(Instant::now, attempts, lease)
+    }
+
+    /// The same by another clock.
+    fn renew_by(&self, clock: impl FnOnce() -> Instant, attempts: &[Attempt], lease: Duration) -> Vec<Renewal> {
         let mut held = lock(&self.held);
         // Under the lock: a claim that finds a lease expired has looked at the clock before.
-        let now = Instant::now();
+        let now = clock();
         let renew = |attempt: &Attempt| match held.get_mut(&attempt.id) {
             Some(found) if found.number == attempt.number && found.is_held(now) => {
                 found.expires = Some(now + lease);
@@ -173,3 +177,6 @@ impl Lease {
         self.expires.is_some_and(|expires| expires > now)
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod models;
