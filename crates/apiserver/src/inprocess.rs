@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use mainstay_runtime::Tasks;
+use mainstay_runtime::{Tasks, trace};
+use tracing::Span;
 
 use crate::auth::Identity;
 use crate::body::{Body, BodyError};
@@ -48,7 +49,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The request's own task has no span around it but its own.
+        if let Some(caller) = trace::traceparent(&Span::current()).and_then(|caller| caller.parse().ok()) {
+            request.headers_mut().insert(trace::HEADER, caller);
+        }
         let (server, caller) = (self.server.clone(), Caller::Trusted(self.identity.clone()));
         // Boxed first: the request's future is large, and spawning would move it several times.
         let work = Box::pin(async move { server.handle(request, caller).await });

@@ -70,6 +70,18 @@ impl Observation {
     }
 }
 
+impl Observation {
+    /// What it is called in a trace: `VERB RESOURCE`.
+    pub(crate) fn name(&self) -> String {
+        let (verb, group, resource) = self.seen;
+        match (group, resource) {
+            (_, "") => verb.to_owned(),
+            ("", resource) => format!("{verb} {resource}"),
+            (group, resource) => format!("{verb} {resource}.{group}"),
+        }
+    }
+}
+
 /// A request whose caller went away is over, too.
 impl Drop for Observation {
     fn drop(&mut self) {

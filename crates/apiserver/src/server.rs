@@ -15,9 +15,11 @@ use http::{Request, Response};
 use mainstay_api::Registry;
 use mainstay_runtime::duty::Duties;
 use mainstay_runtime::resilience::gates::Gates;
-use mainstay_runtime::{Clock, Tasks};
+use mainstay_runtime::{Clock, Tasks, trace};
 use mainstay_store::Store;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, trace_span};
 
 use crate::access::Access;
 use crate::activity::Activity;
@@ -194,9 +196,18 @@ impl ApiServer {
     {
         let (parts, body) = request.into_parts();
         let mut observation = self.0.metrics.begin();
+        let span = trace_span!(
+            "request",
+            otel.kind = "server",
+            http.request.method = parts.method.as_str(),
+            mainstay.request = Empty,
+            http.response.status_code = Empty,
+        );
+        trace::adopt(&span, || trace::of_headers(&parts.headers));
         let answer = {
             // Pinned here: handing the future to the timeout by value would move it.
-            let work = std::pin::pin!(route::route(self, &parts, body, caller, &mut observation));
+            let work = route::route(self, &parts, body, caller, &mut observation).instrument(span.clone());
+            let work = std::pin::pin!(work);
             let work = AssertUnwindSafe(tokio::time::timeout(self.0.config.limits.request, work));
             match work.catch_unwind().await {
                 Ok(Ok(answer)) => answer,
@@ -210,6 +221,10 @@ impl ApiServer {
         };
         let response = answer.unwrap_or_else(|error| respond::failure(&error));
         self.0.metrics.end(&observation, response.status());
+        if !span.is_disabled() {
+            span.record("mainstay.request", observation.name());
+            span.record("http.response.status_code", response.status().as_u16());
+        }
         response
     }
 

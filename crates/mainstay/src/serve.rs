@@ -19,6 +19,7 @@ mod log;
 mod node;
 mod operations;
 mod room;
+mod traces;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ use mainstay_store::sqlite::{Options, SqliteStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::ServeArgs;
+use traces::Traces;
 
 /// Time for everything to finish after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
@@ -87,13 +89,19 @@ impl Parts {
 /// # Errors
 /// When a part cannot be opened, an essential task ends, or not all finish within the grace period.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    log::init(&args.log)?;
+    let figures = traces::Figures::default();
+    let traces = Traces::of(&args, &figures)?;
+    log::init(&args.log, traces.as_ref().map(Traces::layer))?;
     // Before anything is open: whoever stops a server that is still starting gets a clean end, too.
     let mut signals = Signals::new()?;
     dir::prepare(&args.data_dir)?;
     let base = open(&args.data_dir)?;
-    let (server, listener) = api(&base, &args).await?;
+    if let Some(traces) = traces {
+        traces.export(&base.tasks);
+    }
+    let (server, listener) = api(&base, &args, &figures).await?;
     let url = format!("https://{}", reachable(listener.address()?));
+    server.set_gates(base.gates.clone());
     let parts = Parts::of(&server);
     drop(base.tasks.essential("listener", |stop| listener.serve(server.clone(), stop)));
     let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url, args.drill_backend));
@@ -129,7 +137,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 /// The API server and its bound port; nothing is served yet.
-async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listener)> {
+async fn api(base: &Base, args: &ServeArgs, traces: &traces::Figures) -> anyhow::Result<(ApiServer, Listener)> {
     let (keys, listen) = (base.keys.clone(), args.listen);
     let names = server_names(listen, &args.tls_names);
     let tls = Tls::new(&keys, &names, &base.clock).context("set up TLS")?;
@@ -146,6 +154,7 @@ async fn api(base: &Base, args: &ServeArgs) -> anyhow::Result<(ApiServer, Listen
     };
     let mut metrics = mainstay_apiserver::metrics::registry();
     base.worked.register(&mut metrics);
+    traces.register(&mut metrics);
     let config = Config {
         store,
         registry: base.registry.clone(),

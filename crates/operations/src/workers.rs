@@ -9,7 +9,7 @@ use futures::FutureExt;
 use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{Handler, Handlers};
-use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks};
+use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks, trace};
 use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Settlement, Standing};
 use mainstay_store::{Object, StoreError, Write};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -134,6 +134,7 @@ impl Workers {
             let hold = self.held.add(claimed.attempt.clone(), at, stop.child_token());
             let (workers, span) =
                 (self.clone(), info_span!("operation", id = %claimed.attempt.id, attempt = claimed.attempt.number));
+            trace::adopt(&span, || trace::of_object(&claimed.object.body));
             drop(self.with.tasks.spawn("operation", workers.carry_out(claimed, hold, slot).instrument(span)));
         }
         if full {

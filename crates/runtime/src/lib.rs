@@ -16,6 +16,7 @@ pub mod operation;
 pub mod resilience;
 pub mod sync;
 pub mod tasks;
+pub mod trace;
 
 pub use backoff::KeyBackoff;
 pub use client::{CallError, bounded, bounded_client};

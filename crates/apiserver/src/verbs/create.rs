@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use mainstay_runtime::trace;
 use mainstay_store::{Object, Requires, Revision, StoreError, Write};
 use rand::seq::IndexedRandom;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use tracing::Span;
 
 use crate::admission::{self, WriteOptions, metadata};
 use crate::body::Body;
@@ -82,6 +84,9 @@ fn prepare(call: &Call<'_>, value: &mut Value) -> ApiResult<Option<String>> {
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink", "generation"] {
         object::unset(value, field);
     }
+    if call.entry.habit == Habit::Operation {
+        annotate(value);
+    }
     object::set(value, "uid", uuid::Uuid::new_v4().to_string());
     object::set(value, "creationTimestamp", object::time(call.server.clock().now()));
     if call.entry.has_generation() {
@@ -99,6 +104,19 @@ fn prepare(call: &Call<'_>, value: &mut Value) -> ApiResult<Option<String>> {
     }
     object::set(value, "name", draw_name(&base));
     Ok(Some(base))
+}
+
+/// An operation says by which request it was created, so that what is done for it belongs to the same trace.
+fn annotate(value: &mut Value) {
+    if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.remove(trace::ANNOTATION);
+    }
+    let Some(request) = trace::traceparent(&Span::current()) else { return };
+    let annotations = &mut value["metadata"]["annotations"];
+    // What is neither is refused later on.
+    if annotations.is_null() || annotations.is_object() {
+        annotations[trace::ANNOTATION] = request.into();
+    }
 }
 
 fn draw_name(base: &str) -> String {
@@ -141,6 +159,7 @@ pub(super) async fn store(call: &Call<'_>, new: New, mut within: Option<Requires
     for _ in 0..MAX_RACES {
         let key = call.entry.key(call.namespace(), object::text(value, "name"));
         let draft = habits::sealed_draft(call.server, call.entry, value)?;
+        trace::writes(&draft.meta.uid);
         match call.server.store().write(Write::Create { key, draft, requires: within.clone() }).await {
             Err(StoreError::Exists(_)) if generate.is_some() && draws < MAX_DRAWS => {
                 draws += 1;

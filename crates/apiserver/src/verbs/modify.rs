@@ -4,6 +4,7 @@
 //! is not written, so its revision stays. A lost race is run again when the caller set no resourceVersion.
 
 use mainstay_api::{Fault, FieldError};
+use mainstay_runtime::trace;
 use mainstay_store::{Object, StoreError, Write};
 use serde_json::Value;
 use std::sync::Arc;
@@ -67,6 +68,9 @@ pub(crate) async fn modify(
         if change.options.dry_run {
             let body = draft.finish(current.revision);
             return Ok(Arc::new(Object { key, revision: current.revision, meta: draft.meta, body }));
+        }
+        if change.part == Part::Main {
+            trace::writes(&current.meta.uid);
         }
         let (key, expected) = (key.clone(), current.revision);
         let write =

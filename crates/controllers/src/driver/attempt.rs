@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use kube::{Client, Resource};
 use mainstay_runtime::fault::{Point, again, hit};
-use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff, Reason};
+use mainstay_runtime::{Class, Classify, Doing, Failure, KeyBackoff, Reason, trace};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, trace_span};
 
 use super::metrics::Metrics;
 use super::queue::{Outcome, Version};
@@ -79,7 +80,9 @@ impl<R: Reconciler> Attempt<R> {
             Ok(None) => return Ended::With { outcome: Outcome::Gone, done },
             Err(failure) => return self.failed(&key, None, backoff, &failure, done).await,
         };
-        match caught("reconcile", self.reconcile(&object, &mut done)).await {
+        let span = trace_span!("reconcile", controller = R::NAME);
+        trace::adopt(&span, || trace::writer_of(object.meta().uid.as_deref()?));
+        match caught("reconcile", self.reconcile(&object, &mut done)).instrument(span).await {
             Ok(next) => {
                 self.succeeded(&key, &object, &mut done).await;
                 let after = match next {

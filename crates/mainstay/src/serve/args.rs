@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use mainstay_apiserver::keys::certificate_name;
 
+use super::traces;
+
 /// Run the control plane: API server, controllers and node agent in one process
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -27,6 +29,12 @@ pub(crate) struct ServeArgs {
     /// What to log, such as info or mainstay_controllers=debug
     #[arg(long, value_name = "FILTER", env = "MAINSTAY_LOG", default_value = "info")]
     pub(crate) log: String,
+    /// Send traces to the OpenTelemetry collector there, as OTLP over HTTP; http:// on the loopback only
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = traces::endpoint)]
+    pub(crate) otlp_endpoint: Option<http::Uri>,
+    /// The share of traces that are sent, from 0 to 1, of those that no caller has decided on
+    #[arg(long, value_name = "SHARE", env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = traces::share)]
+    pub(crate) otlp_share: f64,
     /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
     #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
     pub(crate) drill_backend: Option<String>,

@@ -18,9 +18,11 @@ use hyper_util::client::legacy;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use tower::BoxError;
+use tracing::Instrument as _;
 
 use super::pool::{Cleartext, Confined, Https, confine, pool};
 use crate::failure::{Class, Classify, Reason};
+use crate::trace;
 
 /// Whom a client believes.
 #[derive(Debug, Clone)]
@@ -107,6 +109,31 @@ impl Http {
     /// Dropping it drops the call; the request may have arrived.
     pub async fn call(&self, request: Request<Bytes>, deadline: Duration) -> Result<Response<Bytes>, HttpError> {
         confine(request.uri())?;
+        let span = tracing::trace_span!(
+            "call",
+            otel.kind = "client",
+            server.address = request.uri().host(),
+            http.request.method = request.method().as_str(),
+            http.response.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        );
+        let outcome = self.traced(request, deadline, &span).instrument(span.clone()).await;
+        match &outcome {
+            Ok(answer) => span.record("http.response.status_code", answer.status().as_u16()),
+            Err(error) => span.record("error.type", error.class().as_str()),
+        };
+        outcome
+    }
+
+    async fn traced(
+        &self,
+        mut request: Request<Bytes>,
+        deadline: Duration,
+        span: &tracing::Span,
+    ) -> Result<Response<Bytes>, HttpError> {
+        if let Some(parent) = trace::traceparent(span).and_then(|parent| parent.parse().ok()) {
+            request.headers_mut().insert(trace::HEADER, parent);
+        }
         match tokio::time::timeout(deadline, self.exchange(request)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(HttpError::TooLate(deadline)),
