@@ -36,7 +36,12 @@ async fn world() -> World {
 
 fn draft(uid: &str, rest: &str) -> Draft {
     let meta = Arc::new(Meta { uid: uid.into(), ..Meta::default() });
-    Draft { head: r#"{"metadata":{"resourceVersion":""#.into(), tail: format!(r#""}}{rest}}}"#).into(), meta, queued: None }
+    Draft {
+        head: r#"{"metadata":{"resourceVersion":""#.into(),
+        tail: format!(r#""}}{rest}}}"#).into(),
+        meta,
+        queued: None,
+    }
 }
 
 impl World {

@@ -64,7 +64,8 @@ impl Server {
         let (limits, version) = (Limits::default(), "0.1.0");
         let duties = Duties::alone(tasks.clone(), clock.clone());
         let metrics = mainstay_apiserver::metrics::registry();
-        let config = Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version, metrics };
+        let config =
+            Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version, metrics };
         let api = ApiServer::new(config).unwrap();
         let admin = inprocess::client(api.clone(), Identity::admin(), tasks.clone());
         Self { admin, api, tasks, _dir: dir }
