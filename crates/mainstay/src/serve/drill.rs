@@ -40,6 +40,8 @@ enum Harm {
     Panic,
     /// Takes memory without bound.
     Memory,
+    /// Holds its worker for as long as it may.
+    Time,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,11 +70,16 @@ impl Step for Harm {
     }
 
     #[expect(clippy::panic, reason = "that is what it is for")]
-    fn act<'a>(&'a self, _: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
+    fn act<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
         async move {
             let mut taken = Vec::new();
             match self {
                 Self::Panic => panic!("as told"),
+                Self::Time => {
+                    // Whichever comes first: that is as long as it may.
+                    tokio::time::timeout_at(at.deadline, at.cancelled.cancelled()).await.ok();
+                    Ok(Progress::DONE)
+                }
                 Self::Memory => loop {
                     taken.push(vec![1_u8; GULP]);
                     // Others are carried out meanwhile.

@@ -10,6 +10,8 @@ use crate::stage::{OPERATIONS, Stage, operation};
 
 /// So late that the order to end comes before it.
 const LATE_MILLIS: u64 = 700;
+/// So late that the attempt is over, and what it did is taken back, when the effect comes.
+const TOO_LATE_MILLIS: u64 = 4_000;
 
 /// At which point an operation is told to end.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ fn cases() -> Vec<Case> {
     for kind in [Kind::Provision, Kind::RunTask] {
         let mut points = vec![Point::NotBegun];
         for &(backend, verb) in kind.calls() {
-            let late = [Fault::LateAnswer { millis: LATE_MILLIS }, Fault::LateEffect { millis: LATE_MILLIS }];
+            let late = [Fault::LateAnswer { millis: LATE_MILLIS }, Fault::LateEffect { millis: TOO_LATE_MILLIS }];
             points.extend(late.map(|fault| Point::During(fault, backend, verb)));
             points.push(Point::Between(backend, verb));
         }

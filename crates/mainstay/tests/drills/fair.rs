@@ -17,22 +17,41 @@ const FLOOD: usize = 100;
 /// Operations of one request.
 const BATCH: usize = 100;
 
-fn noop(name: &str, project: &str) -> Value {
-    operation(name, &json!({ "handler": "noop", "project": project }))
+/// What the flooding project orders.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    /// Operations that hold their workers: they lie there before the other begins, and all of the project's share is taken.
+    OfWork,
+    /// Operations that are over at once, as many as the disk takes: they go on while the other works.
+    OfWrites,
+}
+
+fn of(project: &str, name: &str, flood: Option<Flood>) -> Value {
+    let spec = match flood {
+        Some(Flood::OfWork) => {
+            json!({ "handler": "drill-poison", "payload": { "harm": "time" }, "timeoutSeconds": 600, "project": project })
+        }
+        Some(Flood::OfWrites) | None => json!({ "handler": "noop", "project": project }),
+    };
+    operation(name, &spec)
+}
+
+async fn order(stage: &Stage, flood: Flood, from: usize) -> anyhow::Result<()> {
+    let items: Vec<Value> = (from..from + BATCH).map(|at| of("floods", &format!("flood-{at}"), Some(flood))).collect();
+    let list =
+        json!({ "apiVersion": "mainstay.dev/v1alpha1", "kind": "OperationList", "metadata": {}, "items": items });
+    stage.client.call("POST", OPERATIONS, &list).await?.done().map(drop)
 }
 
 /// Orders a hundred of the flooding project's for each one that the other has ordered, until it is told to stop.
-async fn flood(stage: Arc<Stage>, ordered: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> anyhow::Result<usize> {
+async fn writes(stage: Arc<Stage>, ordered: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> anyhow::Result<usize> {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         if count >= FLOOD * (ordered.load(Ordering::Relaxed) as usize + 1) {
             tokio::task::yield_now().await;
             continue;
         }
-        let items: Vec<Value> = (0..BATCH).map(|at| noop(&format!("flood-{}", count + at), "floods")).collect();
-        let list =
-            json!({ "apiVersion": "mainstay.dev/v1alpha1", "kind": "OperationList", "metadata": {}, "items": items });
-        stage.client.call("POST", OPERATIONS, &list).await?.done()?;
+        order(&stage, Flood::OfWrites, count).await?;
         count += BATCH;
     }
     Ok(count)
@@ -44,7 +63,7 @@ async fn waits(stage: &Stage, prefix: &str, count: usize, ordered: &AtomicU64) -
     for at in 0..count {
         let name = format!("{prefix}-{at}");
         let began = jiff::Timestamp::now();
-        stage.client.create(OPERATIONS, &noop(&name, "quiet")).await?;
+        stage.client.create(OPERATIONS, &of("quiet", &name, None)).await?;
         ordered.fetch_add(1, Ordering::Relaxed);
         let ended = stage.ended(&name, "Succeeded", "").await?;
         let started: jiff::Timestamp = ended["status"]["startedAt"].as_str().context("when it began")?.parse()?;
@@ -64,29 +83,38 @@ fn tail(waits: &[Duration]) -> (f64, f64) {
 }
 
 /// Waits without the flood and with it, on one server, one right after the other.
-async fn round(count: usize) -> anyhow::Result<((f64, f64), (f64, f64))> {
+async fn round(flood: Flood, count: usize) -> anyhow::Result<((f64, f64), (f64, f64))> {
     let (stage, server) = Stage::running().await?;
     let (stage, tasks) = (Arc::new(stage), Tasks::new());
     let (ordered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     waits(&stage, "warm", count / 4, &AtomicU64::new(0)).await?;
     let calm = waits(&stage, "calm", count, &AtomicU64::new(0)).await?;
-    let flooding = tasks.spawn("flood", flood(stage.clone(), ordered.clone(), stop.clone()));
-    let flooded = waits(&stage, "flooded", count, &ordered).await;
-    stop.store(true, Ordering::Relaxed);
-    let floods = flooding.await.context("the flood failed")??;
-    ensure!(floods >= FLOOD * count / 2, "that was no flood: {floods}");
+    let flooded = match flood {
+        Flood::OfWork => {
+            for from in (0..FLOOD * count).step_by(BATCH) {
+                order(&stage, flood, from).await?;
+            }
+            waits(&stage, "flooded", count, &ordered).await
+        }
+        Flood::OfWrites => {
+            let flooding = tasks.spawn("flood", writes(stage.clone(), ordered.clone(), stop.clone()));
+            let flooded = waits(&stage, "flooded", count, &ordered).await;
+            stop.store(true, Ordering::Relaxed);
+            let floods = flooding.await.context("the flood failed")??;
+            ensure!(floods >= FLOOD * count / 2, "that was no flood: {floods}");
+            flooded
+        }
+    };
     drop(server);
     Ok((tail(&calm), tail(&flooded?)))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_floods_the_queue_delays_nobody_else() -> anyhow::Result<()> {
-    let (rounds, count) = if all() { (5, 200) } else { (1, 20) };
-    let mut moved = Vec::new();
-    let mut figures = Vec::new();
+async fn floods(flood: Flood, what: &str) -> anyhow::Result<()> {
+    let (rounds, count) = if all() { (5, 100) } else { (1, 20) };
+    let (mut moved, mut figures) = (Vec::new(), Vec::new());
     let began = Instant::now();
     for _ in 0..rounds {
-        let ((calm, calm_median), (flooded, flooded_median)) = round(count).await?;
+        let ((calm, calm_median), (flooded, flooded_median)) = round(flood, count).await?;
         moved.push((flooded / calm - 1.0) * 100.0);
         figures.push(json!({
             "calm_p99_ms": calm, "calm_p50_ms": calm_median,
@@ -97,10 +125,20 @@ async fn who_floods_the_queue_delays_nobody_else() -> anyhow::Result<()> {
     }
     moved.sort_by(f64::total_cmp);
     report(
-        "a project floods the queue a hundredfold",
+        what,
         rounds,
         &json!({
             "p99_moved_percent_median": moved[moved.len() / 2], "rounds": figures, "took_s": began.elapsed().as_secs_f64(),
         }),
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_work_floods_the_queue_delays_nobody_else() -> anyhow::Result<()> {
+    floods(Flood::OfWork, "a flood of work: all of the project's share of workers is taken").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_writes_flood_the_disk_leave_room_for_others() -> anyhow::Result<()> {
+    floods(Flood::OfWrites, "a flood of writes: the disk takes no more").await
 }

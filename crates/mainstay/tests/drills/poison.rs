@@ -80,6 +80,7 @@ async fn kept_up(mut server: Server, mut stop: watch::Receiver<bool>) -> anyhow:
         let status = server.wait()?;
         ensure!(!status.success(), "it ended by itself:\n{}", server.log_text());
         deaths += 1;
+        ensure!(deaths < 3 * DEATHS, "it dies for ever:\n{}", server.log_text());
         // It may die before it is ready: then it is started once more.
         loop {
             let (given_back, ready) = start(server).await?;

@@ -10,18 +10,18 @@ use crate::stage::{OPERATIONS, Stage, operation};
 /// Longer than an attempt may take here.
 const LATE_MILLIS: u64 = 1_500;
 
-/// An operation of which calls meet a fault, each once.
+/// An operation of which one call meets a fault, once. More of them would mostly wait: the time to the next attempt doubles
+/// with each failure of an operation, whichever step it was.
 #[derive(Debug, Clone)]
 struct Case {
     kind: Kind,
     fault: Fault,
-    calls: Vec<(&'static str, &'static str)>,
+    call: (&'static str, &'static str),
     /// Nor can be seen what became of them, at first.
     blind: bool,
 }
 
-/// Faults that all steps of one operation can meet, one after the other.
-fn passing() -> Vec<Fault> {
+fn faults() -> Vec<Fault> {
     let lie = |with, done| Fault::Lie { with, done };
     vec![
         Fault::Stall,
@@ -35,18 +35,18 @@ fn passing() -> Vec<Fault> {
         lie(Lie::Other, false),
         lie(Lie::Other, true),
         lie(Lie::Endless, true),
+        Fault::LateEffect { millis: LATE_MILLIS },
+        Fault::Die(Die::Before),
+        Fault::Die(Die::After),
     ]
 }
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| !kind.calls().is_empty()) {
-        let calls = kind.calls().to_vec();
-        cases.extend(passing().into_iter().map(|fault| Case { kind, fault, calls: calls.clone(), blind: false }));
-        cases.push(Case { kind, fault: Fault::StallBody, calls: calls.clone(), blind: true });
-        for call in calls {
-            let single = [Fault::LateEffect { millis: LATE_MILLIS }, Fault::Die(Die::Before), Fault::Die(Die::After)];
-            cases.extend(single.map(|fault| Case { kind, fault, calls: vec![call], blind: false }));
+    for kind in Kind::ALL {
+        for &call in kind.calls() {
+            cases.extend(faults().into_iter().map(|fault| Case { kind, fault, call, blind: false }));
+            cases.push(Case { kind, fault: Fault::StallBody, call, blind: true });
         }
     }
     cases
@@ -55,12 +55,11 @@ fn cases() -> Vec<Case> {
 async fn sick(case: &Case) -> anyhow::Result<()> {
     let (mut stage, server) = Stage::running().await?;
     case.kind.prepare(&stage).await?;
-    for (backend, verb) in &case.calls {
-        stage.backend.drill(On::verb(backend, verb), case.fault.clone(), Some(1)).await?;
-        if case.blind {
-            let away = Fault::Status { code: 503, retry_after_seconds: None };
-            stage.backend.drill(On::verb(backend, "effect"), away, Some(2)).await?;
-        }
+    let (backend, verb) = case.call;
+    stage.backend.drill(On::verb(backend, verb), case.fault.clone(), Some(1)).await?;
+    if case.blind {
+        let away = Fault::Status { code: 503, retry_after_seconds: None };
+        stage.backend.drill(On::verb(backend, "effect"), away, Some(2)).await?;
     }
     let mut spec = case.kind.spec(NAME);
     spec["timeoutSeconds"] = json!(1);
@@ -74,7 +73,7 @@ async fn sick(case: &Case) -> anyhow::Result<()> {
         }
     }
     case.kind.comes_to_its_end(&stage).await?;
-    if let (Fault::LateEffect { .. }, [(_, verb)]) = (&case.fault, case.calls.as_slice()) {
+    if matches!(case.fault, Fault::LateEffect { .. }) {
         stage.backend.arrived("late", verb, 1).await?;
         case.kind.left_what_it_should(&stage).await?;
     }
