@@ -168,7 +168,9 @@ async fn queue_and_gates_show_in_metrics_and_status() {
     api.server.set_gates(gates);
     let text = String::from_utf8(api.get("/metrics").await.bytes.to_vec()).unwrap();
     let families = parse(&text);
-    families.iter().for_each(|(name, family)| check(name, family));
+    for (name, family) in &families {
+        check(name, family);
+    }
     for sample in [
         "mainstay_operations{state=\"running\"} 1",
         "mainstay_operations{state=\"dead\"} 1",
