@@ -30,10 +30,14 @@ pub(crate) fn drawn<T>(drill: &str, mut cases: Vec<T>, few: usize) -> Vec<T> {
     let mut seed = Seed::fresh(drill);
     let mut drawn = Vec::new();
     while drawn.len() < few && !cases.is_empty() {
-        let at = seed.upto(cases.len() as u64) as usize - 1;
-        drawn.push(cases.swap_remove(at));
+        drawn.push(cases.swap_remove(place(&mut seed, cases.len())));
     }
     drawn
+}
+
+/// One of so many places, which are not none.
+pub(crate) fn place(seed: &mut Seed, places: usize) -> usize {
+    usize::try_from(seed.upto(places as u64)).unwrap_or(1) - 1
 }
 
 /// Runs the cases of a drill, and reports them.

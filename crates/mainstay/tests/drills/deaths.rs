@@ -8,7 +8,7 @@ use mainstay_runtime::Tasks;
 use mainstay_runtime::fault::Point;
 use mainstay_testkit::crash::{Killer, Seed, hits};
 
-use crate::cases::{drawn, report, run};
+use crate::cases::{drawn, place, report, run};
 use crate::kind::Kind;
 use crate::stage::{Stage, armed};
 
@@ -51,7 +51,7 @@ async fn cases(verb: &str, point: impl Fn(&str) -> bool) -> anyhow::Result<Vec<C
         for (name, (from, to)) in passed(kind).await?.into_iter().filter(|(name, _)| point(name)) {
             let mut passes: Vec<u64> = (from + 1..=to).collect();
             while !is_operations(&name) && passes.len() > STORE_DRAWN {
-                passes.swap_remove(seed.upto(passes.len() as u64) as usize - 1);
+                passes.swap_remove(place(&mut seed, passes.len()));
             }
             cases.extend(passes.into_iter().map(|nth| Case { kind, fault: format!("{verb}:{name}@{nth}") }));
         }

@@ -1,11 +1,11 @@
 //! One project floods the queue; another's operations hardly wait longer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use mainstay_runtime::Tasks;
+use mainstay_runtime::{Clock, Tasks};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -44,10 +44,10 @@ async fn order(stage: &Stage, flood: Flood, from: usize) -> anyhow::Result<()> {
 }
 
 /// Orders a hundred of the flooding project's for each one that the other has ordered, until it is told to stop.
-async fn writes(stage: Arc<Stage>, ordered: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> anyhow::Result<usize> {
+async fn writes(stage: Arc<Stage>, ordered: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> anyhow::Result<usize> {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
-        if count >= FLOOD * (ordered.load(Ordering::Relaxed) as usize + 1) {
+        if count >= FLOOD * (ordered.load(Ordering::Relaxed) + 1) {
             tokio::task::yield_now().await;
             continue;
         }
@@ -58,11 +58,11 @@ async fn writes(stage: Arc<Stage>, ordered: Arc<AtomicU64>, stop: Arc<AtomicBool
 }
 
 /// For how long each of `count` operations, ordered one after the other, waited until it was begun.
-async fn waits(stage: &Stage, prefix: &str, count: usize, ordered: &AtomicU64) -> anyhow::Result<Vec<Duration>> {
+async fn waits(stage: &Stage, prefix: &str, count: usize, ordered: &AtomicUsize) -> anyhow::Result<Vec<Duration>> {
     let mut waits = Vec::new();
     for at in 0..count {
         let name = format!("{prefix}-{at}");
-        let began = jiff::Timestamp::now();
+        let began = Clock::system().now();
         stage.client.create(OPERATIONS, &of("quiet", &name, None)).await?;
         ordered.fetch_add(1, Ordering::Relaxed);
         let ended = stage.ended(&name, "Succeeded", "").await?;
@@ -86,9 +86,9 @@ fn tail(waits: &[Duration]) -> (f64, f64) {
 async fn round(flood: Flood, count: usize) -> anyhow::Result<((f64, f64), (f64, f64))> {
     let (stage, server) = Stage::running().await?;
     let (stage, tasks) = (Arc::new(stage), Tasks::new());
-    let (ordered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    waits(&stage, "warm", count / 4, &AtomicU64::new(0)).await?;
-    let calm = waits(&stage, "calm", count, &AtomicU64::new(0)).await?;
+    let (ordered, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    waits(&stage, "warm", count / 4, &AtomicUsize::new(0)).await?;
+    let calm = waits(&stage, "calm", count, &AtomicUsize::new(0)).await?;
     let flooded = match flood {
         Flood::OfWork => {
             for from in (0..FLOOD * count).step_by(BATCH) {

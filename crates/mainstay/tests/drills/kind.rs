@@ -57,15 +57,8 @@ impl Kind {
                 ("dns", "put-record"),
                 ("load-balancer", "deploy"),
             ],
-            // Of what takes them back, too: that is what it is for.
-            Self::Refused => &[
-                ("load-balancer", "remove"),
-                ("dns", "delete-record"),
-                ("compute", "delete"),
-                ("storage", "delete"),
-                ("network", "delete"),
-            ],
-            Self::Deprovision => &[
+            // Of the one that is refused: what takes it back.
+            Self::Refused | Self::Deprovision => &[
                 ("load-balancer", "remove"),
                 ("dns", "delete-record"),
                 ("compute", "delete"),

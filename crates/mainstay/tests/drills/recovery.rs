@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use mainstay_runtime::Tasks;
 use mainstay_testkit::crash::start;
 use mainstay_testkit::drill_backend::{Fault, On};
 use serde_json::json;
@@ -24,7 +25,7 @@ async fn time() -> anyhow::Result<Duration> {
     let looked = stage.backend.arrivals("compute", "effect").await?;
     let began = Instant::now();
     server.kill9()?;
-    let started = tokio::spawn(start(server));
+    let started = Tasks::new().spawn("start", start(server));
     stage.backend.arrived("compute", "effect", looked + 1).await?;
     let took = began.elapsed();
     let (server, ready) = started.await??;
