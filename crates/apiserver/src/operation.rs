@@ -1,7 +1,7 @@
 //! Operations: how their objects become rows of the queue, orders for workers, outcomes and statuses.
 //!
 //! The object is the order and, in the end, the outcome; the row beside it is how far it is. [`queued`] is what the row is
-//! told with each write of the object, [`order`] what a worker reads, [`outcome`] what it writes when it is done,
+//! told with each write of the object, [`order`] what a worker reads, [`outcome()`] what it writes when it is done,
 //! [`shown`] what a reader sees in between, [`removal`] when an object may go, and [`sweep`] how it goes by itself.
 
 pub(crate) mod outcome;

@@ -1,6 +1,6 @@
 //! A backend with what keeps it from taking us down: breaker, bulkhead, deadline, retry, and a probe that is no load.
 //!
-//! One gate for each backend, class of operation and host ([`limits`](crate::limits) has the numbers). All that passes may
+//! One gate for each backend, class of operation and host ([`limits`] has the numbers). All that passes may
 //! be repeated: it only looks, or carries its key.
 
 use std::future::Future;

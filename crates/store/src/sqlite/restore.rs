@@ -57,7 +57,7 @@ impl Restore {
     /// Takes the directory, or makes it. One that has a database or one of `parts` is only taken to `replace` them.
     ///
     /// # Errors
-    /// [`StateError::Present`]; [`StoreError::Locked`] when a process uses the directory.
+    /// [`StateError::Present`]; [`crate::StoreError::Locked`] when a process uses the directory.
     pub fn begin(dir: &Path, parts: &[&str], replace: bool) -> Result<Self, StateError> {
         let held = directory::take(dir)?;
         let has =
