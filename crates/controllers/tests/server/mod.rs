@@ -12,14 +12,18 @@ use mainstay_api::{Registry, names};
 use mainstay_apiserver::auth::Authenticator;
 use mainstay_apiserver::crypt::Sealer;
 use mainstay_apiserver::keys::Keys;
+use mainstay_apiserver::operation::{self, Ending};
 use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
+use mainstay_controllers::project::teardown::Teardown;
+use mainstay_operations::{End, Ledger, Order, Policy, Workers};
 use mainstay_runtime::duty::Duties;
-use mainstay_runtime::{Clock, Tasks};
-use mainstay_store::{Options, SqliteStore, Store};
+use mainstay_runtime::operation::{Handler, Handlers};
+use mainstay_runtime::{Clock, Failure, Tasks};
+use mainstay_store::{Object, Options, SqliteStore, Store, Write};
 use serde_json::{Value, json};
 
 /// Waits no longer than this for anything.
@@ -29,7 +33,24 @@ pub(crate) struct Server {
     pub(crate) admin: Client,
     pub(crate) api: ApiServer,
     pub(crate) tasks: Tasks,
+    store: Arc<dyn Store>,
     _dir: tempfile::TempDir,
+}
+
+/// How operations are read and ended, as in the binary.
+#[derive(Debug)]
+struct Objects;
+
+impl Ledger for Objects {
+    fn order(&self, object: &Object) -> Result<Order, Failure> {
+        let operation::Order { work, max_attempts, timeout } = operation::order(object)?;
+        Ok(Order { work, max_attempts, timeout })
+    }
+
+    fn end(&self, object: &Object, end: &End) -> Result<Write, Failure> {
+        let End { state, reason, message, output, standing, at_ms } = end;
+        operation::outcome(object, &Ending { state: *state, reason, message, output, standing, at_ms: *at_ms })
+    }
 }
 
 impl Server {
@@ -42,6 +63,7 @@ impl Server {
     pub(crate) async fn start_at(clock: Clock) -> Self {
         let server = Self::bare().await;
         server.start_controllers(clock);
+        server.start_workers();
         server.start_node();
         server
     }
@@ -64,11 +86,36 @@ impl Server {
         let (limits, version) = (Limits::default(), "0.1.0");
         let duties = Duties::alone(tasks.clone(), clock.clone());
         let metrics = mainstay_apiserver::metrics::registry();
-        let config =
-            Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version, metrics };
+        let config = Config {
+            store: store.clone(),
+            registry,
+            access,
+            sealer,
+            clock,
+            tasks: tasks.clone(),
+            duties,
+            limits,
+            version,
+            metrics,
+        };
         let api = ApiServer::new(config).unwrap();
         let admin = inprocess::client(api.clone(), Identity::admin(), tasks.clone());
-        Self { admin, api, tasks, _dir: dir }
+        Self { admin, api, tasks, store, _dir: dir }
+    }
+
+    fn start_workers(&self) {
+        let client =
+            inprocess::client(self.api.clone(), Identity::controller("project-controller"), self.tasks.clone());
+        let teardown: Arc<dyn Handler> = Arc::new(Teardown::new(client));
+        Workers::start(mainstay_operations::Surroundings {
+            queue: self.store.clone(),
+            ledger: Arc::new(Objects),
+            handlers: Handlers::new([teardown]),
+            clock: Clock::system(),
+            tasks: self.tasks.clone(),
+            policy: Policy::default(),
+            metrics: mainstay_operations::Metrics::default(),
+        });
     }
 
     fn start_controllers(&self, clock: Clock) {
