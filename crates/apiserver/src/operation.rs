@@ -1,7 +1,7 @@
 //! Operations: how their objects become rows of the queue, orders for workers, outcomes and statuses.
 //!
 //! The object is the order and, in the end, the outcome; the row beside it is how far it is. [`queued`] is what the row is
-//! told with each write of the object, [`order`] what a worker reads, [`outcome()`] what it writes when it is done,
+//! told with each write of the object, [`Objects`] what a worker reads and what it writes when it is done,
 //! [`shown`] what a reader sees in between, [`removal`] when an object may go, and [`sweep`] how it goes by itself.
 
 pub(crate) mod outcome;
@@ -17,24 +17,25 @@ use std::time::Duration;
 use mainstay_api::operation::OperationSpec;
 use mainstay_runtime::operation::{Owner, Work};
 use mainstay_runtime::{Class, Failure, Reason, Timestamp};
-use mainstay_store::Object;
-use mainstay_store::operation::Queued;
+use mainstay_store::operation::{Ending, Ledger, Order, Queued};
+use mainstay_store::{Object, Write};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::object;
 
-pub use outcome::{Ending, outcome};
+/// Operations' objects as this server stores them, for workers.
+#[derive(Debug, Clone, Copy)]
+pub struct Objects;
 
-/// What an operation's object orders.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// The work.
-    pub work: Work,
-    /// After so many failures it is a dead letter.
-    pub max_attempts: u32,
-    /// How long one attempt may take.
-    pub timeout: Duration,
+impl Ledger for Objects {
+    fn order(&self, object: &Object) -> Result<Order, Failure> {
+        order(object)
+    }
+
+    fn end(&self, object: &Object, ending: &Ending) -> Result<Write, Failure> {
+        outcome::outcome(object, ending)
+    }
 }
 
 #[derive(Deserialize)]
@@ -64,7 +65,7 @@ struct OwnerReference {
 ///
 /// # Errors
 /// Terminal(Invalid), when it cannot be read.
-pub fn order(object: &Object) -> Result<Order, Failure> {
+fn order(object: &Object) -> Result<Order, Failure> {
     let Stored { metadata, spec } = serde_json::from_slice(&object.body).map_err(|error| unreadable(object, error))?;
     let owner = metadata.owner_references.into_iter().find(|owner| owner.controller);
     Ok(Order {

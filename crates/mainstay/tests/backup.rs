@@ -7,42 +7,14 @@ mod faults;
 mod load;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use mainstay_testkit::command::{Done, finish};
 use mainstay_testkit::server::Server;
 use serde_json::Value;
 
 /// The program under test.
 const EXE: &str = env!("CARGO_BIN_EXE_mainstay");
-
-/// What a command left.
-#[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self.out
-    }
-
-    /// The exit code, and what was said on standard error.
-    #[track_caller]
-    fn failed(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self.err
-    }
-}
-
-fn finish(mut command: Command) -> Done {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Done { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-}
 
 /// A command line, split at blanks, of the server's directory.
 fn command(line: &str, dir: &Path) -> Command {
@@ -52,7 +24,7 @@ fn command(line: &str, dir: &Path) -> Command {
 }
 
 fn fsck(dir: &Path) -> Done {
-    finish(command("fsck --json", dir))
+    finish(command("fsck --json", dir), "")
 }
 
 fn json(text: &str) -> Value {
@@ -61,7 +33,7 @@ fn json(text: &str) -> Value {
 
 /// Runs a line of the client.
 fn run(server: &Server, line: &str) -> Done {
-    finish(server.command(&line.split_whitespace().collect::<Vec<_>>()))
+    finish(server.command(&line.split_whitespace().collect::<Vec<_>>()), "")
 }
 
 /// A file, and a directory that is not the server's, of the test's own.

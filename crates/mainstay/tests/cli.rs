@@ -19,43 +19,12 @@ mod sessions;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use mainstay_testkit::command::{Done, finish};
 use mainstay_testkit::server::Server;
 use serde_json::Value;
 
 /// The program under test.
 const EXE: &str = env!("CARGO_BIN_EXE_mainstay");
-
-/// What a command left.
-#[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self.out
-    }
-
-    /// The exit code, and what was said on standard error.
-    #[track_caller]
-    fn failed(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self.err
-    }
-}
-
-fn finish(mut command: Command, input: &str) -> Done {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    Done { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-}
 
 fn server() -> Server {
     Server::start(EXE).unwrap()

@@ -21,14 +21,12 @@
 mod attempt;
 mod held;
 mod journal;
-mod ledger;
 pub mod metrics;
 mod noop;
 mod policy;
 mod verdict;
 mod workers;
 
-pub use ledger::{End, Ledger, Order};
 pub use metrics::Metrics;
 pub use noop::Noop;
 pub use policy::Policy;

@@ -10,7 +10,7 @@ use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks, trace};
-use mainstay_store::operation::{Claim, Claimed, Claims, Queue, Settlement, Standing};
+use mainstay_store::operation::{Claim, Claimed, Claims, Ending, Ledger, Order, Queue, Settlement, Standing};
 use mainstay_store::{Object, StoreError, Write};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +20,6 @@ use tracing::{Instrument, info_span};
 use crate::attempt::{Came, Trying};
 use crate::held::{Held, Hold, heartbeat};
 use crate::journal::Journal;
-use crate::ledger::{End, Ledger, Order};
 use crate::metrics::{Metrics, outcome_of};
 use crate::policy::Policy;
 use crate::verdict::{Before, Decision, Failed, is_undone, note, verdict};
@@ -268,8 +267,8 @@ impl Workers {
                 let mut standing = standing.clone();
                 standing.row.history.extend(note.clone());
                 let Failed { reason, message } = said.clone();
-                let end = End { state: *state, reason, message, output: output.clone(), standing, at_ms: now_ms };
-                let write: Write = self.with.ledger.end(object, &end)?;
+                let ending = Ending { state: *state, reason, message, output: output.clone(), standing, at_ms: now_ms };
+                let write: Write = self.with.ledger.end(object, &ending)?;
                 Settlement::End { state: *state, note, write: Box::new(write) }
             }
         })

@@ -26,6 +26,8 @@
 //!   no key; what waits for its time is due.
 //! - Nothing here is held in memory but the leases of what runs and a few figures: a backlog costs disk.
 
+mod ledger;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ use tokio::sync::watch;
 
 use crate::error::StoreError;
 use crate::object::{Key, Object, Write};
+
+pub use ledger::{Ending, Ledger, Order};
 
 /// The resource of operations. Its objects are not kept in memory but read from the database when they are asked for.
 pub const OPERATIONS: &str = "mainstay.dev/operations";

@@ -3,35 +3,18 @@
 use mainstay_api::names::OPERATION_FINALIZER;
 use mainstay_api::operation::{self as api, MOST_PAYLOAD, OperationPhase, OperationStatus};
 use mainstay_runtime::Failure;
-use mainstay_store::operation::{Standing, State};
+use mainstay_store::operation::{Ending, State};
 use mainstay_store::{Object, Write};
 use serde_json::Value;
 
 use super::{shown, unreadable};
 use crate::object;
 
-/// How an operation ends.
-#[derive(Debug, Clone, Copy)]
-pub struct Ending<'a> {
-    /// One of the final states.
-    pub state: State,
-    /// Why, in one word.
-    pub reason: &'a str,
-    /// Why, for people.
-    pub message: &'a str,
-    /// What its last step gave; `null` for nothing.
-    pub output: &'a Value,
-    /// Its row and its journal, the last attempt included.
-    pub standing: &'a Standing,
-    /// When, in milliseconds since 1970.
-    pub at_ms: i64,
-}
-
 /// The write that gives the object its outcome; the deletion of one that was only waited for.
 ///
 /// # Errors
 /// Terminal(Invalid), when the object cannot be read.
-pub fn outcome(object: &Object, ending: &Ending<'_>) -> Result<Write, Failure> {
+pub(super) fn outcome(object: &Object, ending: &Ending) -> Result<Write, Failure> {
     let mut value: Value = serde_json::from_slice(&object.body).map_err(|error| unreadable(object, error))?;
     let status = serde_json::to_value(status(ending)).map_err(|error| unreadable(object, error))?;
     value["status"] = status;
@@ -61,10 +44,10 @@ pub(crate) fn release(operation: &mut Value) {
     }
 }
 
-fn status(ending: &Ending<'_>) -> OperationStatus {
-    let mut message = ending.message.to_owned();
+fn status(ending: &Ending) -> OperationStatus {
+    let mut message = ending.message.clone();
     let mut output = (!ending.output.is_null()).then(|| ending.output.clone());
-    let bytes = api::json_bytes(ending.output);
+    let bytes = api::json_bytes(&ending.output);
     if bytes > MOST_PAYLOAD {
         output = None;
         message = format!("{message} (its output of {bytes} bytes is more than {MOST_PAYLOAD} and was left out)");
@@ -77,10 +60,10 @@ fn status(ending: &Ending<'_>) -> OperationStatus {
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     OperationStatus {
         phase,
-        reason: text(ending.reason.to_owned()),
+        reason: text(ending.reason.clone()),
         message: text(message.trim().to_owned()),
         finished_at: shown::time(ending.at_ms),
         output,
-        ..shown::ledger(ending.standing)
+        ..shown::ledger(&ending.standing)
     }
 }

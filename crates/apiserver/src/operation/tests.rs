@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use mainstay_api::names::OPERATION_FINALIZER;
-use mainstay_store::operation::{Note, Row, Standing, State, StepRow, StepState};
+use mainstay_store::operation::{Ending, Note, Row, Standing, State, StepRow, StepState};
 use mainstay_store::{Key, Meta, Object, Revision, Write};
 use serde_json::{Value, json};
 
-use super::outcome::{Ending, outcome};
+use super::outcome::outcome;
 use super::shown::status_of;
 use super::{order, queued};
 
@@ -126,10 +126,10 @@ fn an_outcome_keeps_the_ledger() {
         Standing { row: Row { attempt: 2, failures: 1, history: vec![note(1)], ..row(State::Running) }, steps };
     let ending = Ending {
         state: State::Succeeded,
-        reason: "Succeeded",
-        message: "",
-        output: &json!({ "id": 5 }),
-        standing: &standing,
+        reason: "Succeeded".into(),
+        message: String::new(),
+        output: json!({ "id": 5 }),
+        standing,
         at_ms: 3_000,
     };
     let write = outcome(&stored(&operation()), &ending).unwrap();
@@ -143,15 +143,15 @@ fn an_outcome_keeps_the_ledger() {
     assert_eq!(status["steps"], json!([{ "name": "make", "state": "Done", "attempt": 1 }]));
     assert!(status["history"][0]["attempt"] == 1 && status["message"].is_null());
     let large = json!("x".repeat(70_000));
-    let status = &finished(&outcome(&stored(&operation()), &Ending { output: &large, ..ending }).unwrap())["status"];
+    let status = &finished(&outcome(&stored(&operation()), &Ending { output: large, ..ending }).unwrap())["status"];
     assert!(status["output"].is_null() && status["message"].as_str().unwrap().contains("70002 bytes"));
 }
 
 #[test]
 fn what_was_only_waited_for_goes_with_its_end() {
     let standing = Standing { row: row(State::Running), steps: Vec::new() };
-    let (reason, message, output) = ("Cancelled", "", &Value::Null);
-    let ending = Ending { state: State::Cancelled, reason, message, output, standing: &standing, at_ms: 1 };
+    let (reason, message, output) = ("Cancelled".into(), String::new(), Value::Null);
+    let ending = Ending { state: State::Cancelled, reason, message, output, standing, at_ms: 1 };
     let mut going = operation();
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     let write = outcome(&stored(&going), &ending).unwrap();

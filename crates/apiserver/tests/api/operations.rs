@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_apiserver::Limits;
-use mainstay_apiserver::operation::{Ending, order, outcome};
+use mainstay_apiserver::operation::Objects;
 use mainstay_runtime::Clock;
-use mainstay_store::operation::{Claim, Claimed, Note, Settlement, State, StepRow, StepState};
+use mainstay_store::operation::{Claim, Claimed, Ending, Ledger, Note, Settlement, State, StepRow, StepState};
 use serde_json::{Value, json};
 
 use crate::harness::Harness;
@@ -52,9 +52,9 @@ pub(crate) async fn claim_one(api: &Harness) -> Claimed {
 pub(crate) async fn end_at(api: &Harness, claimed: &Claimed, state: State, reason: &str, at_ms: i64) {
     let object = api.store.get(&claimed.object.key).await.unwrap().unwrap();
     let standing = api.store.operations(vec![claimed.attempt.id.clone()]).await.unwrap().pop().flatten().unwrap();
-    let (message, output) = ("as the test says", json!({"id": 5}));
-    let ending = Ending { state, reason, message, output: &output, standing: &standing, at_ms };
-    let write = Box::new(outcome(&object, &ending).unwrap());
+    let (message, output) = ("as the test says".into(), json!({"id": 5}));
+    let ending = Ending { state, reason: reason.into(), message, output, standing, at_ms };
+    let write = Box::new(Objects.end(&object, &ending).unwrap());
     api.store.settle(&claimed.attempt, Settlement::End { state, note: None, write }).await.unwrap();
 }
 
@@ -71,7 +71,7 @@ async fn an_operation_is_shown_from_its_creation_to_its_end() {
     assert_eq!((&made["spec"]["project"], &made["spec"]["maxAttempts"]), (&json!("default"), &json!(5)));
     assert_eq!(made["spec"]["payload"], json!({"n": 1, "none": null}));
     let claimed = claim_one(&api).await;
-    let order = order(&claimed.object).unwrap();
+    let order = Objects.order(&claimed.object).unwrap();
     assert_eq!((&*order.work.id, &*order.work.handler), (made["metadata"]["uid"].as_str().unwrap(), "drill"));
     let entry = StepRow { step: "make".into(), state: StepState::Intent, attempt: 1, output: "null".into() };
     api.store.journal(&claimed.attempt, entry).await.unwrap();

@@ -12,18 +12,18 @@ use mainstay_api::{Registry, names};
 use mainstay_apiserver::auth::Authenticator;
 use mainstay_apiserver::crypt::Sealer;
 use mainstay_apiserver::keys::Keys;
-use mainstay_apiserver::operation::{self, Ending};
+use mainstay_apiserver::operation::Objects;
 use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
 use mainstay_controllers::FencingToken;
 use mainstay_controllers::driver::Surroundings;
 use mainstay_controllers::project::teardown::Teardown;
-use mainstay_operations::{End, Ledger, Order, Policy, Workers};
+use mainstay_operations::{Policy, Workers};
 use mainstay_runtime::duty::Duties;
 use mainstay_runtime::operation::{Handler, Handlers};
-use mainstay_runtime::{Clock, Failure, Tasks};
-use mainstay_store::{Object, Options, SqliteStore, Store, Write};
+use mainstay_runtime::{Clock, Tasks};
+use mainstay_store::{Options, SqliteStore, Store};
 use serde_json::{Value, json};
 
 /// Waits no longer than this for anything.
@@ -35,22 +35,6 @@ pub(crate) struct Server {
     pub(crate) tasks: Tasks,
     store: Arc<dyn Store>,
     _dir: tempfile::TempDir,
-}
-
-/// How operations are read and ended, as in the binary.
-#[derive(Debug)]
-struct Objects;
-
-impl Ledger for Objects {
-    fn order(&self, object: &Object) -> Result<Order, Failure> {
-        let operation::Order { work, max_attempts, timeout } = operation::order(object)?;
-        Ok(Order { work, max_attempts, timeout })
-    }
-
-    fn end(&self, object: &Object, end: &End) -> Result<Write, Failure> {
-        let End { state, reason, message, output, standing, at_ms } = end;
-        operation::outcome(object, &Ending { state: *state, reason, message, output, standing, at_ms: *at_ms })
-    }
 }
 
 impl Server {

@@ -1,12 +1,10 @@
 //! The workers of this process: all handlers there are, as a table, and how operations are read and written.
 
-use mainstay_apiserver::operation::{self, Ending};
+use mainstay_apiserver::operation::Objects;
 use mainstay_apiserver::{ApiServer, Identity, inprocess};
 use mainstay_controllers::project::teardown::Teardown;
-use mainstay_operations::{End, Ledger, Noop, Order, Policy, Surroundings, Workers};
-use mainstay_runtime::Failure;
+use mainstay_operations::{Noop, Policy, Surroundings, Workers};
 use mainstay_runtime::operation::{Handler, Handlers};
-use mainstay_store::{Object, Write};
 use std::sync::Arc;
 
 use super::{Base, drill};
@@ -34,20 +32,4 @@ pub(super) fn start(base: &Base, server: &ApiServer, drill_backend: Option<&str>
         metrics: base.worked.clone(),
     });
     Ok(())
-}
-
-/// The objects as the API server stores them.
-#[derive(Debug)]
-struct Objects;
-
-impl Ledger for Objects {
-    fn order(&self, object: &Object) -> Result<Order, Failure> {
-        let operation::Order { work, max_attempts, timeout } = operation::order(object)?;
-        Ok(Order { work, max_attempts, timeout })
-    }
-
-    fn end(&self, object: &Object, end: &End) -> Result<Write, Failure> {
-        let End { state, reason, message, output, standing, at_ms } = end;
-        operation::outcome(object, &Ending { state: *state, reason, message, output, standing, at_ms: *at_ms })
-    }
 }

@@ -93,7 +93,7 @@ fn what_is_wrong_in_objects_and_keys_is_found_and_not_backed_up() {
     run(&server, &format!("apply -f {}", manifest.display())).ok();
     server.stop().unwrap();
     let well = copy_of(&server.data_dir());
-    let said = finish(command("fsck", well.path())).ok();
+    let said = finish(command("fsck", well.path()), "").ok();
     assert!(said.starts_with("clean: revision "), "{said}");
     for (change, place, meaning) in FAULTS {
         let copy = copy_of(well.path());
@@ -144,7 +144,7 @@ fn refused(well: &Path) {
     let backup = |dir: &Path| {
         let mut backup = command("backup", dir);
         backup.arg("--to").arg(&file);
-        finish(backup)
+        finish(backup, "")
     };
     fs::remove_file(well.join("keys/data.key")).unwrap();
     let done = backup(well);
@@ -158,6 +158,6 @@ fn refused(well: &Path) {
     fs::write(&file, vec![0; 10_240]).unwrap();
     let mut restore = command("restore", &none);
     restore.arg(&file);
-    assert!(finish(restore).failed(4).contains("is not a whole backup"));
+    assert!(finish(restore, "").failed(4).contains("is not a whole backup"));
     assert!(!none.exists());
 }

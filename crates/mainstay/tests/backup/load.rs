@@ -1,5 +1,6 @@
 //! Backups of a server that is written all the while.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -67,13 +68,13 @@ fn killed(server: &Server, to: &Path, seed: &mut Seed) {
 fn backup(dir: &Path, to: &Path) -> Done {
     let mut command = command("backup", dir);
     command.arg("--to").arg(to);
-    finish(command)
+    finish(command, "")
 }
 
 fn restore(from: &Path, dir: &Path, flags: &str) -> Done {
     let mut command = command(&format!("restore {flags}"), dir);
     command.arg(from);
-    finish(command)
+    finish(command, "")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,7 @@ fn spawn(server: &Server, line: &str) -> Child {
 }
 
 fn rest(child: Child) -> Done {
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    Done { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    child.wait_with_output().unwrap().into()
 }
 
 #[test]

@@ -6,9 +6,10 @@ use mainstay_testkit::crash::client::{Answer, Client};
 use serde_json::{Value, json};
 use world::{World, core_path, path};
 
-/// Says each token file that it sees: its inode and a sum of its content.
-const WATCHES: &str = "old=; while :; do new=$(stat -c %i /mainstay/token/token):$(cksum < /mainstay/token/token); \
-                       [ \"$new\" = \"$old\" ] || echo \"token $new\"; old=$new; sleep 0.02; done";
+/// Says each token file that it sees: its inode and a sum of its content, both of one open file. The one that it said before
+/// stays open, so that its inode is nobody else's.
+const WATCHES: &str = "old=; while :; do exec 3< /mainstay/token/token; new=$(stat -c %i - <&3):$(cksum <&3); \
+                       [ \"$new\" = \"$old\" ] || { echo \"token $new\"; exec 4<&3; }; old=$new; sleep 0.02; done";
 
 /// R10, R11, R42: an order renews the token at once, the start of a server orders it for every running session, and the file
 /// in the sandbox is another one each time: replaced, never written over.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use mainstay_operations::{End, Ledger, Metrics, Order, Policy, Surroundings, Workers};
+use mainstay_operations::{Metrics, Policy, Surroundings, Workers};
 use mainstay_runtime::operation::{At, Handler, Handlers, Progress, Step, Work};
 use mainstay_runtime::resilience::retry;
 use mainstay_runtime::{Class, Clock, Failure, Reason, Tasks};
-use mainstay_store::operation::{Queue, Queued, StepState};
+use mainstay_store::operation::{Ending, Ledger, Order, Queue, Queued, StepState};
 use mainstay_store::sqlite::{Options, SqliteStore};
 use mainstay_store::{Draft, Key, Meta, Object, Requires, Scope, Store, Write};
 use serde_json::{Value, json};
@@ -220,12 +220,12 @@ impl Ledger for Plain {
         Ok(Order { work, max_attempts, timeout: Duration::from_millis(number("timeoutMs")) })
     }
 
-    fn end(&self, object: &Object, end: &End) -> Result<Write, Failure> {
+    fn end(&self, object: &Object, ending: &Ending) -> Result<Write, Failure> {
         let value: Value = serde_json::from_slice(&object.body).unwrap_or_default();
-        let steps: Vec<Value> = end.standing.steps.iter().map(|row| json!([row.step, word(row.state)])).collect();
+        let steps: Vec<Value> = ending.standing.steps.iter().map(|row| json!([row.step, word(row.state)])).collect();
         let status = json!({
-            "phase": format!("{:?}", end.state), "reason": end.reason, "message": end.message, "output": end.output,
-            "steps": steps, "failures": end.standing.row.history.len(), "attempt": end.standing.row.attempt,
+            "phase": format!("{:?}", ending.state), "reason": ending.reason, "message": ending.message, "output": ending.output,
+            "steps": steps, "failures": ending.standing.row.history.len(), "attempt": ending.standing.row.attempt,
         });
         let draft = draft(&object.meta.uid, &value["spec"], &status, None);
         Ok(Write::Update { key: object.key.clone(), draft, expected: object.revision })

@@ -1,13 +1,15 @@
-//! What workers need to know of an operation's object: whoever serves the objects says how they are read and written.
+//! What workers need to know of an operation's object: whoever gives the objects their form says how they are read and
+//! written.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use mainstay_runtime::Failure;
 use mainstay_runtime::operation::Work;
-use mainstay_store::operation::{Standing, State};
-use mainstay_store::{Object, Write};
 use serde_json::Value;
+
+use super::{Standing, State};
+use crate::object::{Object, Write};
 
 /// What an operation's object orders.
 #[derive(Debug, Clone)]
@@ -22,16 +24,16 @@ pub struct Order {
 
 /// How an operation ends.
 #[derive(Debug, Clone)]
-pub struct End {
+pub struct Ending {
     /// One of the final states.
     pub state: State,
     /// Why, in one word: `Succeeded`, `Cancelled`, or what it died of.
     pub reason: String,
     /// Why, for people.
     pub message: String,
-    /// What the last step was done with.
+    /// What its last step gave; `null` for nothing.
     pub output: Value,
-    /// The row and the journal, up to now.
+    /// Its row and its journal, the last attempt included.
     pub standing: Standing,
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
@@ -49,5 +51,5 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Terminal, when the object cannot be read.
-    fn end(&self, object: &Object, end: &End) -> Result<Write, Failure>;
+    fn end(&self, object: &Object, ending: &Ending) -> Result<Write, Failure>;
 }
