@@ -333,3 +333,6 @@ impl Classify for ApiError {
         class_of_status(self.0.code, None).unwrap_or(Class::TRANSIENT)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,8 @@ fn class_of_answer(status: &Status) -> Class {
     match (status.code, status.reason.as_str(), cause) {
         (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
         (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
+        // Asked for a state that is yet to come: nothing was done.
+        (504, _, "ResourceVersionTooLarge") => Class::Transient { retry_after },
         // A Status without a code is a server's bug; the request may have been carried out.
         (0, ..) => Class::Indeterminate,
         (code, ..) => class_of_status(code, retry_after).unwrap_or(Class::Indeterminate),

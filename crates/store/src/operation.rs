@@ -167,6 +167,20 @@ pub struct Row {
     pub history: Vec<Note>,
 }
 
+impl Row {
+    /// Remembers how an attempt ended. Of more than [`HISTORY`] the oldest is forgotten.
+    pub fn note(&mut self, note: Note) {
+        self.history.push(note);
+        self.history.drain(..self.history.len().saturating_sub(HISTORY));
+    }
+
+    /// Counts an attempt that failed, and remembers how.
+    pub fn failed(&mut self, note: Note) {
+        self.failures += 1;
+        self.note(note);
+    }
+}
+
 /// How an attempt ended without ending the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

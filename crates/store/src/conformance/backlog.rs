@@ -34,7 +34,7 @@ pub(super) struct Operation {
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     expires_ms: u64,
-    told: bool,
+    knew: bool,
 }
 
 /// A claimed operation: its attempt, its object's revision, and how it stands.
@@ -212,7 +212,7 @@ impl Backlog {
         let one = &mut self.operations[at];
         one.row.attempt += 1;
         one.row.started_ms = now_ms;
-        one.lease = Some(Lease { expires_ms, told: one.row.cancelled });
+        one.lease = Some(Lease { expires_ms, knew: one.row.cancelled });
         Some((Attempt { id: Arc::clone(&one.uid), number: one.row.attempt }, one.revision, one.standing()))
     }
 
@@ -244,7 +244,7 @@ impl Backlog {
             return Renewal::Lost;
         }
         let one = &mut self.operations[at];
-        one.lease = Some(Lease { expires_ms, told: one.row.cancelled });
+        one.lease = one.lease.map(|lease| Lease { expires_ms, ..lease });
         if one.row.cancelled { Renewal::Cancelled } else { Renewal::Held }
     }
 
@@ -270,7 +270,7 @@ impl Backlog {
     /// What becomes of the row of an attempt that is the current one, and whose object's write, if any, holds.
     pub(super) fn settle(&mut self, at: usize, settlement: &Settlement) {
         let one = &mut self.operations[at];
-        let unheard = one.row.cancelled && !one.lease.is_some_and(|lease| lease.told);
+        let news = one.row.cancelled && !one.lease.is_some_and(|lease| lease.knew);
         let (state, run_at_ms) = match settlement {
             Settlement::Retry { run_at_ms, note, undoing } => {
                 one.row.failures += 1;
@@ -288,7 +288,7 @@ impl Backlog {
         };
         if state == State::Delayed {
             one.row.lost = 0;
-            one.row.run_at_ms = if unheard { 0 } else { run_at_ms };
+            one.row.run_at_ms = if news { 0 } else { run_at_ms };
         }
         self.put(at, state);
     }

@@ -32,6 +32,8 @@ const NEW: &str = "restore.new";
 const READY: &str = "restore.ready";
 /// The newest epoch that was begun in this directory: known also when its database cannot be read, or is gone.
 const EPOCH: &str = "epoch";
+/// What was there before is kept under this name and the epoch that began.
+const ASIDE: &str = "before-epoch-";
 /// SQLite's files beside the database.
 const LOGS: [&str; 2] = ["state.db-wal", "state.db-shm"];
 
@@ -67,7 +69,8 @@ impl Restore {
         if !found.is_empty() && !replace {
             return Err(StateError::Present { dir: dir.to_owned(), found });
         }
-        let restore = Self { dir: dir.to_owned(), known: known_epoch(dir), _held: held };
+        let known = known_epoch(dir).map_err(StateError::io("look into", dir))?;
+        let restore = Self { dir: dir.to_owned(), known, _held: held };
         let new = restore.place();
         DirBuilder::new().mode(0o700).create(&new).map_err(StateError::io("make", &new))?;
         Ok(restore)
@@ -146,7 +149,7 @@ pub(super) fn settle(dir: &Path) -> io::Result<()> {
 }
 
 fn aside(epoch: u64) -> String {
-    format!("before-epoch-{epoch}")
+    format!("{ASIDE}{epoch}")
 }
 
 fn set_aside(dir: &Path, aside: &Path, name: &OsStr) -> io::Result<()> {
@@ -159,9 +162,16 @@ fn set_aside(dir: &Path, aside: &Path, name: &OsStr) -> io::Result<()> {
 }
 
 /// The newest epoch that anything in the directory tells of. A database that cannot be read tells nothing.
-fn known_epoch(dir: &Path) -> u64 {
+fn known_epoch(dir: &Path) -> io::Result<u64> {
     let database = look(dir).ok().and_then(|connection| contents(&connection).ok());
-    read_epoch(dir).into_iter().chain(database.map(|found| found.epoch)).max().unwrap_or_default()
+    let mut known = read_epoch(dir).into_iter().chain(database.map(|found| found.epoch)).max().unwrap_or_default();
+    for entry in fs::read_dir(dir)? {
+        // What was set aside was so for an epoch that began.
+        let name = entry?.file_name();
+        let epoch = name.to_str().and_then(|name| name.strip_prefix(ASIDE)).and_then(|epoch| epoch.parse().ok());
+        known = known.max(epoch.unwrap_or_default());
+    }
+    Ok(known)
 }
 
 fn read_epoch(dir: &Path) -> Option<u64> {

@@ -18,7 +18,7 @@ use super::jobs::{Broken, Found, Job, Jobs};
 use super::operations::Leases;
 use super::sessions::Sessions;
 use super::turn::{Gathered, Turn};
-use super::{Options, database, lacks_index};
+use super::{Options, database};
 use crate::error::StoreError;
 use crate::hub::Hub;
 
@@ -329,13 +329,16 @@ impl Writer {
 
 /// The error that callers are told when the disk still holds what it held; otherwise the process stops.
 fn survivable(error: rusqlite::Error) -> StoreError {
-    let Some(sqlite) = error.sqlite_error() else { return StoreError::Database(Arc::new(error)) };
-    match sqlite.code {
-        _ if lacks_index(&error) => StoreError::Full,
-        ErrorCode::DiskFull => StoreError::Full,
-        ErrorCode::DatabaseBusy => StoreError::Busy,
-        ErrorCode::OutOfMemory => StoreError::Database(Arc::new(error)),
-        _ => stop(&format!("{error} (SQLite code {})", sqlite.extended_code)),
+    match error.sqlite_error() {
+        None => database(error),
+        Some(sqlite) if sqlite.code == ErrorCode::OutOfMemory => database(error),
+        Some(sqlite) => {
+            let code = sqlite.extended_code;
+            match database(error) {
+                StoreError::Database(error) => stop(&format!("{error} (SQLite code {code})")),
+                told => told,
+            }
+        }
     }
 }
 

@@ -274,10 +274,40 @@ async fn a_cancellation_waits_for_nothing() {
     let claims = claim(&store, 9, 0).await;
     assert_eq!(names(&claims), ["blocked", "delayed"]);
     assert!(claims.claimed.iter().all(|claimed| claimed.standing.row.cancelled));
-    // Told, it may wait for its undoing.
+    // Told, but not undone: what it decided on its way is not waited for. Its undoing may wait.
     store.settle(&running.attempt, Settlement::Later { run_at_ms: 500 }).await.unwrap();
+    let claims = claim(&store, 9, 0).await;
+    assert_eq!(names(&claims), ["runs"]);
+    store.settle(&claims.claimed[0].attempt, Settlement::Later { run_at_ms: 500 }).await.unwrap();
     assert!(claim(&store, 9, 499).await.claimed.is_empty());
     assert_eq!(names(&claim(&store, 9, 500).await), ["runs"]);
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_keeps_no_further_attempt_waiting() {
+    const HOUR: i64 = 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    enqueue(&store, "at", Queued { run_at_ms: 10 * HOUR, ..queued() }).await;
+    enqueue(&store, "again", queued()).await;
+    let running = claim_one(&store, 5 * HOUR).await;
+    store.settle(&running.attempt, retry(1, 5 * HOUR + 2_000)).await.unwrap();
+    // A little out of order is nothing.
+    assert!(claim(&store, 9, 5 * HOUR - 500).await.claimed.is_empty());
+    // Two hours back.
+    assert!(claim(&store, 9, 3 * HOUR).await.claimed.is_empty());
+    assert!(claim(&store, 9, 3 * HOUR + 1_999).await.claimed.is_empty());
+    let running = claim_one(&store, 3 * HOUR + 2_000).await;
+    store.settle(&running.attempt, retry(1, 3 * HOUR + 4_000)).await.unwrap();
+    drop(store);
+    // Nobody saw by how much; what a user wrote stays as it is.
+    let store = open(dir.path());
+    assert!(claim(&store, 9, 0).await.claimed.is_empty());
+    assert!(claim(&store, 9, HOUR - 1).await.claimed.is_empty());
+    let running = claim_one(&store, HOUR).await;
+    assert_eq!(&*running.object.key.name, "again");
+    assert!(claim(&store, 9, 10 * HOUR - 1).await.claimed.is_empty());
+    assert_eq!(names(&claim(&store, 9, 10 * HOUR).await), ["at"]);
 }
 
 #[tokio::test]

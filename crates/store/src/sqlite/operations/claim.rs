@@ -13,6 +13,10 @@ use crate::sqlite::turn::Turn;
 
 /// The most of those that are due that one claim makes ready: the next one goes on.
 const PROMOTED: usize = 256;
+/// A wall clock that is behind by so much, in milliseconds, was set back.
+const SET_BACK: i64 = 1_000;
+/// Nothing that was begun waits longer for its next attempt, in milliseconds: 1 h.
+const LONGEST: i64 = 3_600_000;
 
 impl Turn<'_> {
     /// See [`crate::Queue::claim`].
@@ -21,6 +25,7 @@ impl Turn<'_> {
         for attempt in self.operations.leases.expired(now) {
             self.operations.put_back(&attempt, claim.now_ms)?;
         }
+        self.operations.heed_clock(claim.now_ms)?;
         self.operations.promote(claim.now_ms)?;
         let mut claimed = Vec::new();
         for mut entry in self.operations.next(claim)? {
@@ -57,6 +62,23 @@ impl Operations<'_> {
         self.shift(&mut entry, State::Ready)
     }
 
+    /// A wall clock that was set back makes nobody wait that much longer for a further attempt: times that were reckoned by the
+    /// clock before are set back with it. What users wrote (`runAt`) stays.
+    fn heed_clock(&mut self, now_ms: i64) -> rusqlite::Result<()> {
+        let before = self.effects.wall_ms.or_else(|| self.leases.wall_ms());
+        // Claims may be told a little out of order.
+        let newest = before
+            .filter(|before| now_ms > before.saturating_sub(SET_BACK))
+            .map_or(now_ms, |before| before.max(now_ms));
+        self.effects.wall_ms = Some(newest);
+        match before {
+            // How far it was set back while no process ran, nobody knows.
+            None => rows::due_by(self.connection, now_ms.saturating_add(LONGEST)),
+            Some(before) if newest < before => rows::sooner(self.connection, before - newest),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn promote(&mut self, now_ms: i64) -> rusqlite::Result<()> {
         for mut entry in rows::due(self.connection, now_ms, PROMOTED)? {
             let due = self.now_due(&entry)?;
@@ -84,7 +106,7 @@ impl Operations<'_> {
         entry.row.attempt += 1;
         entry.row.started_ms = claim.now_ms;
         let cancelled = entry.row.cancelled;
-        let lease = Lease { number: entry.row.attempt, expires: Some(now + claim.lease), cancelled, told: cancelled };
+        let lease = Lease { number: entry.row.attempt, expires: Some(now + claim.lease), cancelled, knew: cancelled };
         self.effects.leases.push((Arc::clone(&entry.uid), Hold::Granted(lease)));
         self.shift(entry, State::Running)
     }

@@ -25,6 +25,8 @@ pub(in crate::sqlite) struct Leases {
     turn: AtomicU64,
     /// Tells for how long operations wait, for figures: nothing is decided by it.
     clock: Clock,
+    /// What the wall clock was at the newest claim, in milliseconds since 1970; `None` before the first.
+    wall_ms: Mutex<Option<i64>>,
 }
 
 /// One attempt that runs.
@@ -35,8 +37,8 @@ pub(super) struct Lease {
     pub(super) expires: Option<Instant>,
     /// It is to be cancelled.
     pub(super) cancelled: bool,
-    /// Its holder was told so.
-    pub(super) told: bool,
+    /// It was when it was claimed: whatever its holder decides, it decides knowing that.
+    pub(super) knew: bool,
 }
 
 /// What a transaction changes in memory, once it is committed.
@@ -48,6 +50,8 @@ pub(in crate::sqlite) struct Effects {
     pub(super) wake: bool,
     pub(super) fenced: u64,
     pub(super) lost: u64,
+    /// The wall clock, in milliseconds since 1970, when there was a claim.
+    pub(super) wall_ms: Option<i64>,
 }
 
 /// What becomes of an operation's lease.
@@ -63,7 +67,7 @@ impl Leases {
     pub(in crate::sqlite) fn load(connection: &Connection, clock: Clock) -> rusqlite::Result<Self> {
         let select = "SELECT uid, attempt FROM operations WHERE state = 3 AND state IN (0, 3)";
         let mut select = connection.prepare(select)?;
-        let orphan = |number| Lease { number, expires: None, cancelled: false, told: false };
+        let orphan = |number| Lease { number, expires: None, cancelled: false, knew: false };
         let held = select.query_map([], |row| Ok((row.get(0)?, orphan(row.get(1)?))))?;
         let turn = connection.query_row("SELECT ifnull(max(turn), 0) FROM lanes", [], |row| row.get(0))?;
         Ok(Self {
@@ -73,6 +77,7 @@ impl Leases {
             lost: AtomicU64::new(0),
             turn: AtomicU64::new(turn),
             clock,
+            wall_ms: Mutex::new(None),
         })
     }
 
@@ -95,6 +100,11 @@ impl Leases {
         Duration::from_millis(u64::try_from(span).unwrap_or(0))
     }
 
+    /// What the wall clock was at the newest claim; `None` before the first.
+    pub(super) fn wall_ms(&self) -> Option<i64> {
+        *lock(&self.wall_ms)
+    }
+
     pub(super) fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -111,7 +121,6 @@ impl Leases {
         let renew = |attempt: &Attempt| match held.get_mut(&attempt.id) {
             Some(found) if found.number == attempt.number && found.is_held(now) => {
                 found.expires = Some(now + lease);
-                found.told = found.cancelled;
                 if found.cancelled { Renewal::Cancelled } else { Renewal::Held }
             }
             _ => Renewal::Lost,
@@ -164,6 +173,9 @@ impl Leases {
             }
         }
         drop(held);
+        if let Some(wall_ms) = effects.wall_ms {
+            *lock(&self.wall_ms) = Some(wall_ms);
+        }
         self.fenced.fetch_add(effects.fenced, Ordering::Relaxed);
         self.lost.fetch_add(effects.lost, Ordering::Relaxed);
         if effects.wake {

@@ -47,6 +47,18 @@ pub(super) fn due(connection: &Connection, now_ms: i64, limit: usize) -> rusqlit
     connection.prepare_cached(&select)?.query_map(params![now_ms, limit], entry)?.collect()
 }
 
+/// Those that were begun and wait are due at this time at the latest.
+pub(super) fn due_by(connection: &Connection, latest_ms: i64) -> rusqlite::Result<()> {
+    let update = "UPDATE operations SET run_at = ?1 WHERE state = 1 AND run_at > ?1 AND attempt > 0";
+    connection.execute(update, [latest_ms]).map(drop)
+}
+
+/// Those that were begun and wait are due so much sooner.
+pub(super) fn sooner(connection: &Connection, by_ms: i64) -> rusqlite::Result<()> {
+    let update = "UPDATE operations SET run_at = run_at - ?1 WHERE state = 1 AND attempt > 0";
+    connection.execute(update, [by_ms]).map(drop)
+}
+
 /// When the next of those that wait for their time is due.
 pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     let select = "SELECT run_at FROM operations WHERE state = 1 ORDER BY run_at, seq LIMIT 1";

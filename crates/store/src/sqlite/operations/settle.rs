@@ -82,8 +82,8 @@ impl Operations<'_> {
         }
         entry.row.lost = 0;
         entry.row.run_at_ms = run_at_ms;
-        // A cancellation that its holder has not heard of does not wait for a time that was chosen without knowing of it.
-        if entry.row.cancelled && !self.leases.of(attempt).is_some_and(|lease| lease.told) {
+        // A cancellation does not wait for a time that was chosen by an attempt that began without knowing of it.
+        if entry.row.cancelled && !self.leases.of(attempt).is_some_and(|lease| lease.knew) {
             entry.row.run_at_ms = 0;
         }
         self.effects.leases.push((Arc::clone(&attempt.id), Hold::Dropped));

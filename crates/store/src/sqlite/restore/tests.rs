@@ -74,6 +74,10 @@ async fn nothing_that_was_given_after_the_backup_is_given_again() {
     assert_eq!(again.contents.epoch, 2);
     fs::remove_file(dir.path().join(EPOCH)).unwrap();
     assert_eq!(restore(kept.path(), dir.path(), true).unwrap().contents.epoch, 3, "the database tells, too");
+    for name in [EPOCH, STATE] {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    assert_eq!(restore(kept.path(), dir.path(), true).unwrap().contents.epoch, 4, "and what was set aside");
     let elsewhere = tempfile::tempdir().unwrap();
     let mut begun = Restore::begin(elsewhere.path(), &[], false).unwrap();
     begun.above(Revision(8 * EPOCH_1 + 3));

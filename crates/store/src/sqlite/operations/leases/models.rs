@@ -18,7 +18,7 @@ fn leases() -> Leases {
 }
 
 fn granted(number: u64, expires: Instant) -> Effects {
-    let lease = Lease { number, expires: Some(expires), cancelled: false, told: false };
+    let lease = Lease { number, expires: Some(expires), cancelled: false, knew: false };
     Effects { leases: vec![("o".into(), Hold::Granted(lease))], ..Effects::default() }
 }
 
