@@ -260,7 +260,13 @@ pub enum Settlement {
         /// When, in milliseconds since 1970.
         run_at_ms: i64,
     },
-    /// It ends. The object's write says so, and says the same.
+    /// It was not begun, and is handed back: counts as nothing, and shows nothing of what it does to its workers.
+    Unbegun {
+        /// When it may be claimed again, in milliseconds since 1970.
+        run_at_ms: i64,
+    },
+    /// It ends. The object's write says so, and says the same. What is to end [`State::Dead`], and was cancelled since it
+    /// was claimed, does not end: the holder did not know of it, and another attempt, at once, takes back what was done.
     End {
         /// How: one of the final states; any other counts as [`State::Dead`].
         state: State,
@@ -268,6 +274,11 @@ pub enum Settlement {
         note: Option<Note>,
         /// The object with its outcome: an update of the revision that it was read at, or its deletion.
         write: Box<Write>,
+    },
+    /// Its object cannot say how it ended: the row alone ends, as [`State::Dead`].
+    Bury {
+        /// Why.
+        note: Note,
     },
 }
 
@@ -313,7 +324,7 @@ pub trait Queue: Send + Sync + 'static {
     /// [`StoreError::Fenced`] when the attempt is not the current one or its lease has expired.
     fn journal(&self, attempt: &Attempt, entry: StepRow) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Says what came of an attempt, and gives the object of one that ended. Saying it again after it was said is Fenced.
+    /// Says what came of an attempt, and gives the object of one that ended with it. Saying it again after it was said is Fenced.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the attempt is not the current one; [`StoreError::Conflict`] or

@@ -52,6 +52,11 @@ impl Operation {
         }
     }
 
+    /// Whether it was cancelled since it was claimed.
+    fn is_news(&self) -> bool {
+        self.row.cancelled && !self.lease.is_some_and(|lease| lease.knew)
+    }
+
     fn has_key(&self) -> bool {
         self.key.is_some() && matches!(self.row.state, State::Ready | State::Running)
     }
@@ -267,10 +272,18 @@ impl Backlog {
         true
     }
 
+    /// Whether this end is none, as the holder did not know that the operation is to be undone.
+    pub(super) fn takes_back(&self, at: usize, settlement: &Settlement) -> bool {
+        let one = &self.operations[at];
+        let dies = matches!(settlement, Settlement::End { state: State::Dead, .. });
+        dies && one.row.undoing.is_none() && one.is_news()
+    }
+
     /// What becomes of the row of an attempt that is the current one, and whose object's write, if any, holds.
     pub(super) fn settle(&mut self, at: usize, settlement: &Settlement) {
+        let takes_back = self.takes_back(at, settlement);
         let one = &mut self.operations[at];
-        let news = one.row.cancelled && !one.lease.is_some_and(|lease| lease.knew);
+        let news = one.is_news();
         let (state, run_at_ms) = match settlement {
             Settlement::Retry { run_at_ms, note, undoing } => {
                 one.row.failures += 1;
@@ -278,16 +291,24 @@ impl Backlog {
                 one.note(note.clone());
                 (State::Delayed, *run_at_ms)
             }
-            Settlement::Later { run_at_ms } => (State::Delayed, *run_at_ms),
+            Settlement::Later { run_at_ms } | Settlement::Unbegun { run_at_ms } => (State::Delayed, *run_at_ms),
             Settlement::End { state, note, .. } => {
+                one.row.failures += u32::from(note.is_some());
                 if let Some(note) = note {
                     one.note(note.clone());
                 }
-                (*state, one.row.run_at_ms)
+                (if takes_back { State::Delayed } else { *state }, one.row.run_at_ms)
+            }
+            Settlement::Bury { note } => {
+                one.row.failures += 1;
+                one.note(note.clone());
+                (State::Dead, one.row.run_at_ms)
             }
         };
         if state == State::Delayed {
-            one.row.lost = 0;
+            if !matches!(settlement, Settlement::Unbegun { .. }) {
+                one.row.lost = 0;
+            }
             one.row.run_at_ms = if news { 0 } else { run_at_ms };
         }
         self.put(at, state);

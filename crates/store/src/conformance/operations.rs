@@ -225,6 +225,8 @@ impl Run<'_> {
                 Settlement::Retry { run_at_ms, undoing: undoing.then(|| note.clone()), note }
             }
             How::Later { ahead_ms } => Settlement::Later { run_at_ms: self.now_ms + ahead_ms },
+            How::Unbegun { ahead_ms } => Settlement::Unbegun { run_at_ms: self.now_ms + ahead_ms },
+            How::Bury => Settlement::Bury { note: failed(attempt.number) },
             How::End { state, stale, delete } => {
                 let expected = place.map_or(Revision(1), |(_, revision)| revision);
                 let expected = if stale { Revision(expected.0 - 1) } else { expected };
@@ -253,6 +255,10 @@ impl Run<'_> {
             self.model.settle(at, settlement);
             return Said::Done;
         };
+        if self.model.takes_back(at, settlement) {
+            self.model.settle(at, settlement);
+            return Said::Done;
+        }
         if stale {
             return Said::Refused("conflict");
         }

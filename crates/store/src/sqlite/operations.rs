@@ -118,7 +118,7 @@ impl Queue for SqliteStore {
         let attempt = attempt.clone();
         let (size, meta) = match &settlement {
             Settlement::End { write, .. } => (write.draft().len(), serde_json::to_string(&write.draft().meta)),
-            Settlement::Retry { .. } | Settlement::Later { .. } => (0, Ok(String::new())),
+            _ => (0, Ok(String::new())),
         };
         match (at_most(size, MAX_OBJECT), meta) {
             (Ok(()), Ok(meta)) => self.submit(size, move |turn| turn.settle(&attempt, settlement, &meta)),

@@ -331,6 +331,72 @@ async fn a_cancellation_that_the_holder_has_not_heard_of_is_due_at_once() {
 }
 
 #[tokio::test]
+async fn who_does_not_know_of_a_cancellation_cannot_let_it_die() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for name in ["died", "done", "undone"] {
+        enqueue(&store, name, queued()).await;
+    }
+    let claims = claim(&store, 9, 0).await.claimed;
+    let undoing = Some(note(1, "Terminal"));
+    store
+        .settle(&claims[2].attempt, Settlement::Retry { run_at_ms: 0, note: note(1, "Terminal"), undoing })
+        .await
+        .unwrap();
+    let undone = claim_one(&store, 0).await;
+    for name in ["died", "done", "undone"] {
+        say(&store, name, Queued { cancelled: true, ..queued() }).await;
+    }
+    let now = async |one: &Claimed| {
+        let object = store.get(&one.object.key).await.unwrap().unwrap();
+        Claimed { object, ..one.clone() }
+    };
+    // It comes to another attempt at once, whether its holder has seen the newest object or not.
+    let revision = store.revision();
+    let Settlement::End { state, write, .. } = end(&claims[0], State::Dead) else { panic!() };
+    let dies = Settlement::End { state, note: Some(note(1, "Transient")), write };
+    assert_eq!(store.settle(&claims[0].attempt, dies).await.unwrap(), None);
+    assert_eq!(store.revision(), revision);
+    let again = claim_one(&store, 0).await;
+    assert_eq!((&*again.object.key.name, again.attempt.number, again.standing.row.failures), ("died", 2, 1));
+    assert!(again.standing.row.cancelled);
+    // Who knows of it says how it ended, and so does who succeeded, or has taken it back for another reason.
+    for (claimed, state) in [(&again, State::Dead), (&claims[1], State::Succeeded), (&undone, State::Dead)] {
+        assert!(store.settle(&claimed.attempt, end(&now(claimed).await, state)).await.unwrap().is_some());
+        assert_eq!(self::state(&store, &claimed.object.key.name).await, state);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_begun_stays_as_suspect_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    enqueue(&store, "a", queued()).await;
+    store.claim(Claim { limit: 1, per_lane: 1, lease: Duration::ZERO, now_ms: 0 }).await.unwrap();
+    let second = claim_one(&store, 0).await;
+    store.settle(&second.attempt, Settlement::Unbegun { run_at_ms: 70 }).await.unwrap();
+    assert!(claim(&store, 1, 69).await.claimed.is_empty());
+    let third = claim_one(&store, 70).await;
+    let row = &third.standing.row;
+    assert_eq!((row.attempt, row.lost, row.failures, row.history.len()), (3, 1, 0, 1));
+    store.settle(&third.attempt, Settlement::Later { run_at_ms: 70 }).await.unwrap();
+    assert_eq!(claim_one(&store, 70).await.standing.row.lost, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_say_how_it_ended_ends_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    enqueue(&store, "a", queued()).await;
+    let claimed = claim_one(&store, 0).await;
+    assert_eq!(store.settle(&claimed.attempt, Settlement::Bury { note: note(1, "Invalid") }).await.unwrap(), None);
+    let row = standing(&store, "a").await.row;
+    assert_eq!((row.state, row.failures, &*row.history[0].reason), (State::Dead, 1, "Invalid"));
+    assert_eq!(store.revision(), claimed.object.revision);
+    assert_eq!(store.dead_letters(9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_put_back_by_a_replay() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -55,6 +55,8 @@ pub(in crate::conformance) enum Step {
 pub(in crate::conformance) enum How {
     Retry { ahead_ms: i64, undoing: bool },
     Later { ahead_ms: i64 },
+    Unbegun { ahead_ms: i64 },
+    Bury,
     End { state: State, stale: bool, delete: bool },
 }
 
@@ -62,9 +64,11 @@ fn how() -> impl Strategy<Value = How> {
     let state = prop_oneof![Just(State::Succeeded), Just(State::Cancelled), Just(State::Dead)];
     let weighted = proptest::bool::weighted;
     prop_oneof![
-        2 => (0_i64..200, any::<bool>()).prop_map(|(ahead_ms, undoing)| How::Retry { ahead_ms, undoing }),
-        1 => (0_i64..200).prop_map(|ahead_ms| How::Later { ahead_ms }),
-        2 => (state, weighted(0.2), weighted(0.2))
+        4 => (0_i64..200, any::<bool>()).prop_map(|(ahead_ms, undoing)| How::Retry { ahead_ms, undoing }),
+        2 => (0_i64..200).prop_map(|ahead_ms| How::Later { ahead_ms }),
+        1 => (0_i64..200).prop_map(|ahead_ms| How::Unbegun { ahead_ms }),
+        1 => Just(How::Bury),
+        4 => (state, weighted(0.2), weighted(0.2))
             .prop_map(|(state, stale, delete)| How::End { state, stale, delete }),
     ]
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::leases::Hold;
 use super::{Entry, Lease, Operations, rows};
-use crate::operation::{Attempt, Claim, Claimed, Claims, HISTORY, Note, Standing, State};
+use crate::operation::{Attempt, Claim, Claimed, Claims, Note, Standing, State};
 use crate::sqlite::jobs::{Broken, Failed};
 use crate::sqlite::turn::Turn;
 
@@ -50,7 +50,7 @@ impl Operations<'_> {
         let found = rows::find(self.connection, &attempt.id)?;
         let Some(mut entry) = found.filter(|entry| entry.is_held_by(attempt)) else { return Ok(()) };
         entry.row.lost += 1;
-        entry.note(Note {
+        entry.row.note(Note {
             attempt: attempt.number,
             started_ms: entry.row.started_ms,
             ended_ms: now_ms,
@@ -116,12 +116,5 @@ impl Entry {
     /// Whether the attempt is the current one.
     pub(super) fn is_held_by(&self, attempt: &Attempt) -> bool {
         self.row.state == State::Running && self.row.attempt == attempt.number
-    }
-
-    /// Remembers how an attempt ended.
-    pub(super) fn note(&mut self, note: Note) {
-        let history = &mut self.row.history;
-        history.push(note);
-        history.drain(..history.len().saturating_sub(HISTORY));
     }
 }

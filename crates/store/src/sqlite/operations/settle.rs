@@ -23,10 +23,27 @@ impl Turn<'_> {
         meta: &str,
     ) -> Result<Option<Arc<Object>>, Failed> {
         let mut entry = self.operations.held(attempt)?;
-        let Settlement::End { state, note, write } = settlement else {
-            self.operations.put_off(entry, attempt, settlement)?;
-            return Ok(None);
+        let (state, note, write) = match settlement {
+            Settlement::End { state, note, write } => (state, note, write),
+            Settlement::Bury { note } => {
+                self.operations.end(&mut entry, State::Dead, Some(note))?;
+                return Ok(None);
+            }
+            again => {
+                self.operations.put_off(entry, attempt, again)?;
+                return Ok(None);
+            }
         };
+        // Whoever cancelled it was told that it is taken back; its holder has tried nothing of the kind.
+        if !matches!(state, State::Succeeded | State::Cancelled) && self.operations.is_to_be_undone(&entry, attempt) {
+            let run_at_ms = 0;
+            let again = match note {
+                Some(note) => Settlement::Retry { run_at_ms, note, undoing: None },
+                None => Settlement::Later { run_at_ms },
+            };
+            self.operations.put_off(entry, attempt, again)?;
+            return Ok(None);
+        }
         if *write.key() != entry.object {
             return Err(Failed::Refused(StoreError::Missing));
         }
@@ -70,29 +87,42 @@ impl Operations<'_> {
 
     /// There will be another attempt.
     fn put_off(&mut self, mut entry: Entry, attempt: &Attempt, settlement: Settlement) -> rusqlite::Result<()> {
-        let (run_at_ms, failed) = match settlement {
-            Settlement::Retry { run_at_ms, note, undoing } => (run_at_ms, Some((note, undoing))),
-            Settlement::Later { run_at_ms } => (run_at_ms, None),
-            Settlement::End { .. } => return Ok(()),
+        let run_at_ms = match settlement {
+            Settlement::Retry { run_at_ms, note, undoing } => {
+                entry.row.undoing = undoing.or(entry.row.undoing.take());
+                entry.row.failed(note);
+                entry.row.lost = 0;
+                run_at_ms
+            }
+            Settlement::Later { run_at_ms } => {
+                entry.row.lost = 0;
+                run_at_ms
+            }
+            Settlement::Unbegun { run_at_ms } => run_at_ms,
+            Settlement::End { .. } | Settlement::Bury { .. } => return Ok(()),
         };
-        if let Some((note, undoing)) = failed {
-            entry.row.failures += 1;
-            entry.row.undoing = undoing.or(entry.row.undoing.take());
-            entry.note(note);
-        }
-        entry.row.lost = 0;
         entry.row.run_at_ms = run_at_ms;
         // A cancellation does not wait for a time that was chosen by an attempt that began without knowing of it.
-        if entry.row.cancelled && !self.leases.of(attempt).is_some_and(|lease| lease.knew) {
+        if self.is_news(&entry, attempt) {
             entry.row.run_at_ms = 0;
         }
         self.effects.leases.push((Arc::clone(&attempt.id), Hold::Dropped));
         self.shift(&mut entry, State::Delayed)
     }
 
+    /// Whether it was cancelled since the attempt began.
+    fn is_news(&self, entry: &Entry, attempt: &Attempt) -> bool {
+        entry.row.cancelled && !self.leases.of(attempt).is_some_and(|lease| lease.knew)
+    }
+
+    /// Whether it was cancelled, and the attempt took nothing back.
+    fn is_to_be_undone(&self, entry: &Entry, attempt: &Attempt) -> bool {
+        entry.row.undoing.is_none() && self.is_news(entry, attempt)
+    }
+
     fn end(&mut self, entry: &mut Entry, state: State, note: Option<Note>) -> rusqlite::Result<()> {
         if let Some(note) = note {
-            entry.note(note);
+            entry.row.failed(note);
         }
         self.effects.leases.push((Arc::clone(&entry.uid), Hold::Dropped));
         self.shift(entry, if state.is_final() { state } else { State::Dead })
