@@ -81,8 +81,10 @@ impl<'a> Journal<'a> {
         let entry =
             StepRow { step: round.name.clone(), state, attempt: self.attempt.number, output: text.as_str().into() };
         self.queue.journal(self.attempt, entry.clone()).await.doing("write the step journal")?;
-        self.rows.retain(|row| row.step != entry.step);
-        self.rows.push(entry);
+        match self.rows.iter_mut().find(|row| row.step == entry.step) {
+            Some(row) => *row = entry,
+            None => self.rows.push(entry),
+        }
         (round.state, round.output) = (Some(state), output);
         Ok(())
     }

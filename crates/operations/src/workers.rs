@@ -119,7 +119,7 @@ impl Workers {
         }
         let policy = &self.with.policy;
         let (at, limit) = (Instant::now(), slots.len());
-        let per_lane = if Guard::LaneLimit.holds() { policy.slots_per_lane } else { usize::MAX };
+        let per_lane = if Guard::LaneLimit.holds() { policy.slots_per_lane } else { policy.slots };
         let claim = Claim { limit, per_lane, lease: policy.lease, now_ms: self.now_ms() };
         let Claims { claimed, next_due_ms, next_expiry } = match self.with.queue.claim(claim).await {
             Ok(claims) => claims,
@@ -265,7 +265,9 @@ impl Workers {
             Decision::End { state, failure, said, output } => {
                 let note = failure.as_ref().map(|failure| note(row, failure, now_ms));
                 let mut standing = standing.clone();
-                standing.row.history.extend(note.clone());
+                if let Some(note) = note.clone() {
+                    standing.row.failed(note);
+                }
                 let Failed { reason, message } = said.clone();
                 let ending = Ending { state: *state, reason, message, output: output.clone(), standing, at_ms: now_ms };
                 let write: Write = self.with.ledger.end(object, &ending)?;

@@ -25,10 +25,27 @@ pub(crate) fn ledger(standing: &Standing) -> OperationStatus {
         attempts: row.attempt,
         failures: row.failures,
         started_at: time(row.started_ms),
-        steps: steps.iter().map(step).collect(),
+        steps: newest(steps).into_iter().map(step).collect(),
         history: row.history.iter().map(record).collect(),
         ..OperationStatus::default()
     }
+}
+
+/// The newest time of each step, in the steps' order. One that was undone and done again is `NAME~2`, `NAME~3` ... in the
+/// journal; of all these the status has one, and so no more than there may be steps.
+fn newest(steps: &[StepRow]) -> Vec<&StepRow> {
+    let mut newest: Vec<&StepRow> = Vec::new();
+    for row in steps {
+        match newest.iter_mut().find(|known| plain(known) == plain(row)) {
+            Some(known) => *known = row,
+            None => newest.push(row),
+        }
+    }
+    newest
+}
+
+fn plain(row: &StepRow) -> &str {
+    row.step.split_once('~').map_or(&*row.step, |(name, _)| name)
 }
 
 fn step(row: &StepRow) -> StepRecord {

@@ -148,6 +148,21 @@ fn an_outcome_keeps_the_ledger() {
 }
 
 #[test]
+fn of_a_step_that_was_done_anew_the_newest_time_is_shown_in_the_steps_place() {
+    let step = |name: &str, state| StepRow { step: name.into(), state, attempt: 1, output: "null".into() };
+    let names: Vec<String> = (0..64).map(|at| format!("step-{at}")).collect();
+    let mut steps: Vec<StepRow> = names.iter().map(|name| step(name, StepState::Undone)).collect();
+    for round in 2..5 {
+        steps.extend(names.iter().map(|name| step(&format!("{name}~{round}"), StepState::Undone)));
+    }
+    steps.push(step("step-0~5", StepState::Done));
+    let shown = status_of(&Standing { row: row(State::Running), steps })["steps"].clone();
+    let shown = shown.as_array().unwrap();
+    let first = json!({ "name": "step-0~5", "state": "Done", "attempt": 1 });
+    assert_eq!((shown.len(), &shown[0], &shown[1]["name"]), (64, &first, &json!("step-1~4")));
+}
+
+#[test]
 fn what_was_only_waited_for_goes_with_its_end() {
     let standing = Standing { row: row(State::Running), steps: Vec::new() };
     let (reason, message, output) = ("Cancelled".into(), String::new(), Value::Null);

@@ -225,7 +225,8 @@ impl Ledger for Plain {
         let steps: Vec<Value> = ending.standing.steps.iter().map(|row| json!([row.step, word(row.state)])).collect();
         let status = json!({
             "phase": format!("{:?}", ending.state), "reason": ending.reason, "message": ending.message, "output": ending.output,
-            "steps": steps, "failures": ending.standing.row.history.len(), "attempt": ending.standing.row.attempt,
+            "steps": steps, "failures": ending.standing.row.failures, "attempt": ending.standing.row.attempt,
+            "history": ending.standing.row.history.len(),
         });
         let draft = draft(&object.meta.uid, &value["spec"], &status, None);
         Ok(Write::Update { key: object.key.clone(), draft, expected: object.revision })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harness::{Bench, New, new};
 use mainstay_operations::Policy;
-use mainstay_store::operation::{Claim, Queue as _, Settlement};
+use mainstay_store::operation::{Claim, HISTORY, Queue as _, Settlement};
 use mainstay_store::{Store as _, StoreError};
 use serde_json::json;
 
@@ -78,13 +78,36 @@ async fn what_can_never_succeed_is_undone_in_reverse_and_a_replay_does_it_anew()
     bench.create(&order).await;
     let end = bench.end(&order).await;
     assert_eq!((&end["phase"], &end["reason"]), (&json!("Dead"), &json!("SystemRefused")), "{end}");
-    assert_eq!(end["steps"], json!([["third", "Undone"], ["second", "Undone"], ["first", "Undone"]]));
+    assert_eq!(end["steps"], json!([["first", "Undone"], ["second", "Undone"], ["third", "Undone"]]));
     assert_eq!(bench.world.effects(), ["act first", "act second", "undo third", "undo second", "undo first"]);
     let died = bench.store.get(&order.key()).await.unwrap().unwrap().revision;
     bench.order(&order, false, 1).await;
     let end = bench.end_after(&order, mainstay_store::Revision(died.0 + 1)).await;
     assert_eq!(end["phase"], json!("Succeeded"), "{end}");
     assert_eq!(bench.world.effects()[5..], ["act first", "act second", "act third"]);
+    crew.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_died_often_is_remembered_as_far_as_it_may_be() {
+    let bench = Bench::new();
+    let crew = bench.start(&[("only", &["fail"])], Bench::policy());
+    let order = New { max_attempts: HISTORY as u32 - 1, ..new("one", &["only"]) };
+    let mut after = bench.create(&order).await.revision;
+    for replays in 1..=3 {
+        let end = bench.end_after(&order, after).await;
+        let failures = order.max_attempts;
+        assert_eq!((&end["reason"], &end["failures"]), (&json!("AttemptsExhausted"), &json!(failures)), "{end}");
+        assert!(end["history"].as_u64().unwrap() <= HISTORY as u64, "{end}");
+        let id = bench.store.get(&order.key()).await.unwrap().unwrap();
+        let standing = bench.store.operations(vec![id.meta.uid.clone()]).await.unwrap().pop().flatten().unwrap();
+        assert_eq!(
+            (json!(standing.row.failures), json!(standing.row.history.len())),
+            (end["failures"].clone(), end["history"].clone())
+        );
+        after = mainstay_store::Revision(id.revision.0 + 1);
+        bench.order(&order, false, replays).await;
+    }
     crew.stop().await;
 }
 
