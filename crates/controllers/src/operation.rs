@@ -10,6 +10,8 @@ use mainstay_api::operation::{OPERATION_REFS, Operation, OperationPhase, Operati
 use mainstay_runtime::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::driver::Key;
+
 /// Where the operations of owners live that are in no namespace.
 pub const SYSTEM_NAMESPACE: &str = "mainstay-system";
 /// The condition of an owner whose operation died.
@@ -76,22 +78,46 @@ pub fn phase(operation: &Operation) -> OperationPhase {
     operation.status.as_ref().map_or_else(OperationPhase::default, |status| status.phase)
 }
 
-/// What the owner keeps, with this operation as it is now. The oldest that have ended go first.
-pub fn noted(before: &[OperationRef], operation: &Operation) -> Vec<OperationRef> {
-    let new = OperationRef::of(operation);
-    // What changes from one look to the next is not for the owner's status.
-    let new = if new.phase.is_final() {
-        new
-    } else {
-        OperationRef { phase: OperationPhase::Pending, reason: None, message: None, ..new }
-    };
-    let mut all: Vec<OperationRef> = before.iter().filter(|old| old.uid != new.uid).cloned().collect();
-    all.push(new);
-    while all.len() > OPERATION_REFS {
-        let oldest = all.iter().position(|one| one.phase.is_final()).unwrap_or(0);
-        all.remove(oldest);
+/// What an owner keeps of its operations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kept {
+    /// For its `status.operations`.
+    pub refs: Vec<OperationRef>,
+    /// Ended ones for which there is no room there any more. They are deleted before: nobody could tell from the owner, later,
+    /// that it has noted their ends.
+    pub outgrown: Vec<OperationRef>,
+}
+
+/// What the owner keeps, with these operations as they are now. The oldest that have ended go first.
+pub fn kept<'a>(before: &[OperationRef], operations: impl IntoIterator<Item = &'a Operation>) -> Kept {
+    let mut refs = before.to_vec();
+    for operation in operations {
+        let new = OperationRef::of(operation);
+        refs.retain(|old| old.uid != new.uid);
+        // What changes from one look to the next is not for the owner's status.
+        refs.push(if new.phase.is_final() {
+            new
+        } else {
+            OperationRef { phase: OperationPhase::Pending, reason: None, message: None, ..new }
+        });
     }
-    all
+    let mut outgrown = Vec::new();
+    while refs.len() > OPERATION_REFS {
+        let Some(oldest) = refs.iter().position(|one| one.phase.is_final()) else { break };
+        outgrown.push(refs.remove(oldest));
+    }
+    Kept { refs, outgrown }
+}
+
+/// Where those of an owner's operations are that it has not seen ended, but for the one of this name.
+pub fn open_of(owner: &ObjectMeta, refs: &[OperationRef], but: &str) -> Vec<Key> {
+    let open = refs.iter().filter(|one| !one.phase.is_final() && one.name != but);
+    open.map(|one| key_of(owner, one)).collect()
+}
+
+/// Where an operation of this owner is.
+pub fn key_of(owner: &ObjectMeta, operation: &OperationRef) -> Key {
+    Key { namespace: Some(home_of(owner)), name: operation.name.clone() }
 }
 
 /// Whether the owner waits for somebody to look at what died; `None` when it never did.

@@ -52,6 +52,8 @@ pub struct Observed {
     quota: Option<ResourceQuota>,
     /// Its teardown, as ordered for its present generation; read only when it is being deleted.
     teardown: Option<Operation>,
+    /// Teardowns of earlier generations whose ends it has not noted.
+    earlier: Vec<Operation>,
 }
 
 /// One effect on a project's world.
@@ -73,6 +75,8 @@ pub enum Action {
     DropQuota,
     /// Order the teardown.
     Order(Box<Operation>),
+    /// Delete an operation that has ended, and whose end was noted.
+    Forget(OperationRef),
     /// Write this status.
     WriteStatus(Box<Said>),
     /// Let the project go.
@@ -115,6 +119,10 @@ impl Reconciler for ProjectReconciler {
             // Before the namespace: what it says it has deleted is gone by then.
             let key = inside(operation::SYSTEM_NAMESPACE, operation::name_of(&project.metadata, teardown::STEP));
             observed.teardown = self.objects.get::<Operation>(&key).await?;
+            let refs = project.status.as_ref().map_or(&[][..], |status| &status.operations);
+            for key in operation::open_of(&project.metadata, refs, &key.name) {
+                observed.earlier.extend(self.objects.get::<Operation>(&key).await?);
+            }
         }
         observed.namespace = self.objects.get::<Namespace>(&Key { namespace: None, name: name.to_owned() }).await?;
         let ours = observed.namespace.as_ref().is_some_and(|namespace| is_of(project, &namespace.metadata));
@@ -164,6 +172,10 @@ impl Reconciler for ProjectReconciler {
             Action::DropQuota => self.objects.delete::<ResourceQuota>(&inside(name, desired::QUOTA), None).await,
             Action::Order(operation) => {
                 self.create::<Operation>(&Key::of(&operation.metadata), &json!(operation)).await
+            }
+            Action::Forget(noted) => {
+                let key = operation::key_of(&project.metadata, &noted);
+                self.objects.delete::<Operation>(&key, Some(&noted.uid)).await
             }
             Action::WriteStatus(said) => {
                 self.objects.merge_status::<Project>(&itself, &status_patch(project, *said)).await
@@ -246,37 +258,41 @@ fn going(project: &Project, observed: &Observed, now: Timestamp) -> Plan<Action>
     match (ours, &observed.teardown) {
         (Some(namespace), None) => {
             let order = teardown::order(project, namespace).of(project);
-            let said = status(project, ProjectPhase::Terminating, "Terminating", "", now);
-            Plan::act(said.into_iter().chain([Action::Order(Box::new(order))]).collect::<Vec<_>>(), Next::AwaitChange)
+            let said = torn(project, observed, now).into_iter();
+            Plan::act(said.chain([Action::Order(Box::new(order))]).collect::<Vec<_>>(), Next::AwaitChange)
         }
         (left, Some(teardown)) if left.is_some() || !operation::phase(teardown).is_final() => {
-            let said = torn(project, teardown, now);
+            let said = torn(project, observed, now);
             let recheck = operation::phase(teardown) == OperationPhase::Succeeded;
             // Somebody made it anew, or it is only just seen to be gone.
             let next = if recheck { Next::After(RECHECK) } else { Next::AwaitChange };
-            Plan::act(Vec::from_iter(said), next)
+            Plan::act(said, next)
         }
         (_, teardown) => {
-            let said = teardown.as_ref().and_then(|teardown| torn(project, teardown, now));
+            let said = teardown.as_ref().map_or_else(Vec::new, |_| torn(project, observed, now));
             let held = project.metadata.finalizers.iter().flatten().any(|name| name == names::PROJECT_FINALIZER);
             // What is written first changes the version that the finalizer is taken off.
-            match said {
-                Some(said) => Plan::act([said], Next::After(Duration::ZERO)),
-                None => Plan::act(Vec::from_iter(held.then_some(Action::RemoveFinalizer)), Next::AwaitChange),
+            if said.is_empty() {
+                Plan::act(Vec::from_iter(held.then_some(Action::RemoveFinalizer)), Next::AwaitChange)
+            } else {
+                Plan::act(said, Next::After(Duration::ZERO))
             }
         }
     }
 }
 
-/// The write that notes how its teardown goes; `None` when that is noted.
-fn torn(project: &Project, teardown: &Operation, now: Timestamp) -> Option<Action> {
+/// What notes how its teardown goes; nothing when that is noted.
+fn torn(project: &Project, observed: &Observed, now: Timestamp) -> Vec<Action> {
     let old = project.status.clone().unwrap_or_default();
-    let blocked = operation::blocked(&old.conditions, teardown, project.metadata.generation, now);
+    let teardown = observed.teardown.as_ref();
+    let blocked =
+        teardown.and_then(|teardown| operation::blocked(&old.conditions, teardown, project.metadata.generation, now));
     let message = blocked.as_ref().map_or_else(String::new, |condition| condition.message.clone());
     let ready = ready(project, ProjectPhase::Terminating, "Terminating", &message, now);
-    let operations = operation::noted(&old.operations, teardown);
+    let kept = operation::kept(&old.operations, observed.earlier.iter().chain(teardown));
     let conditions: Vec<Condition> = [Some(ready), blocked].into_iter().flatten().collect();
-    written(project, Said { phase: ProjectPhase::Terminating, conditions, operations })
+    let said = written(project, Said { phase: ProjectPhase::Terminating, conditions, operations: kept.refs });
+    kept.outgrown.into_iter().map(Action::Forget).chain(said).collect()
 }
 
 /// The write that makes the status say this; `None` when it does.

@@ -139,8 +139,9 @@ impl Step for Sessions {
                 return Ok(Progress::DONE);
             }
             let untold = left.into_iter().filter(|session| session.deletion_timestamp.is_none());
-            let untold: Vec<ObjectMeta> = untold.take_while(|_| !at.cancelled.is_cancelled()).collect();
-            let deletions = futures::stream::iter(untold).map(|session| self.0.delete(session));
+            let deletions = futures::stream::iter(untold)
+                .take_while(|_| std::future::ready(!at.cancelled.is_cancelled()))
+                .map(|session| self.0.delete(session));
             let outcomes: Vec<_> = deletions.buffer_unordered(AT_ONCE).collect().await;
             outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
             Ok(Progress::NotYet(LOOK))

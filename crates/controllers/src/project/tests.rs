@@ -241,3 +241,38 @@ fn a_new_generation_orders_anew() {
     let changed = project(&json!({ "metadata": { "deletionTimestamp": NOW, "generation": 2 } }));
     assert!(words(&changed, &ready()).ends_with("order p-1-2-teardown; "));
 }
+
+/// What was ordered for the spec before ends, too, and can only go when that is noted.
+#[test]
+fn the_end_of_an_earlier_generations_teardown_is_noted() {
+    let noted = |uid: &str, name: &str, phase: &str| json!({ "uid": uid, "name": name, "phase": phase });
+    let changed = |operations: Value| {
+        project(&json!({
+            "metadata": { "deletionTimestamp": NOW, "generation": 2 }, "status": { "operations": operations },
+        }))
+    };
+    let open = changed(json!([noted("o-1", "p-1-1-teardown", "Pending"), noted("o-0", "p-1-0-teardown", "Dead")]));
+    let status = open.status.clone().unwrap();
+    let looked_for = operation::open_of(&open.metadata, &status.operations, "p-1-2-teardown");
+    assert_eq!(looked_for, [inside("mainstay-system", "p-1-1-teardown")]);
+    let seen = Observed { earlier: vec![teardown("Cancelled")], ..ready() };
+    let plan = ProjectReconciler::plan(&open, &seen, NOW.parse().unwrap());
+    let [Action::WriteStatus(said), Action::Order(_)] = &plan.actions[..] else { panic!("{plan:?}") };
+    let phases: Vec<_> = said.operations.iter().map(|one| (one.uid.as_str(), one.phase)).collect();
+    assert_eq!(phases, [("o-0", OperationPhase::Dead), ("o-1", OperationPhase::Cancelled)]);
+    assert!(operation::open_of(&open.metadata, &said.operations, "p-1-2-teardown").is_empty());
+}
+
+#[test]
+fn what_has_no_room_in_the_status_is_deleted_while_it_is_known_to_have_ended() {
+    let refs: Vec<Value> = (0..16)
+        .map(|at| json!({ "uid": format!("o-{}", at + 10), "name": format!("old-{at}"), "phase": "Dead" }))
+        .collect();
+    let full = project(&json!({ "metadata": { "deletionTimestamp": NOW }, "status": { "operations": refs } }));
+    let seen = Observed { teardown: Some(teardown("Running")), ..ready() };
+    let plan = ProjectReconciler::plan(&full, &seen, NOW.parse().unwrap());
+    let [Action::Forget(oldest), Action::WriteStatus(said)] = &plan.actions[..] else { panic!("{plan:?}") };
+    assert_eq!(oldest.name, "old-0");
+    assert_eq!((said.operations.len(), said.operations[0].name.as_str()), (16, "old-1"));
+    assert_eq!(said.operations[15].uid, "o-1");
+}
