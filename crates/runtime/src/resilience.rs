@@ -1,8 +1,9 @@
 //! What stands between a caller of ours and a system that may be sick.
 //!
 //! From the outside in: [`retry`], [`breaker`], [`bulkhead`], [`deadline`]. An open breaker refuses before anybody
-//! waits for a place; a place is held for no longer than a deadline. Each is a tower layer over a small machine of its
-//! own, which can be used, and is tested, without tower. Time is Tokio's, so that tests can drive it.
+//! waits for a place, and again who has waited; a place is held for no longer than a deadline, and nobody waits for longer
+//! than the caller does. Each is a tower layer over a small machine of its own, which can be used, and is tested, without
+//! tower. Time is Tokio's, so that tests can drive it.
 //!
 //! A refusal of ours is a [`Denied`], which the caller's error type takes in ([`CallFailure`]): nothing is boxed, and
 //! nothing is told apart by its words.
@@ -41,6 +42,20 @@ pub enum Denied {
     /// There was no answer in time.
     #[error("no answer within {0:?}")]
     TooLate(Duration),
+    /// There was no answer for as long as its caller had time, which was too short to tell anything of the backend.
+    #[error("no answer within the {0:?} that were left")]
+    GivenUp(Duration),
+}
+
+impl Denied {
+    /// In how long to try again what was not sent; `None` for what was, and may have been carried out.
+    pub const fn not_sent(&self) -> Option<Duration> {
+        match *self {
+            Self::Open { retry_in } => Some(retry_in),
+            Self::Full { .. } | Self::Overloaded => Some(Duration::ZERO),
+            Self::TooLate(_) | Self::GivenUp(_) => None,
+        }
+    }
 }
 
 impl Classify for Denied {
@@ -49,7 +64,7 @@ impl Classify for Denied {
             Self::Open { retry_in } => Class::Transient { retry_after: Some(retry_in) },
             Self::Full { .. } | Self::Overloaded => Class::TRANSIENT,
             // It was sent, so it may have been carried out.
-            Self::TooLate(_) => Class::Indeterminate,
+            Self::TooLate(_) | Self::GivenUp(_) => Class::Indeterminate,
         }
     }
 }
@@ -80,7 +95,7 @@ pub enum Verdict {
     Answered,
     /// It failed.
     Sick,
-    /// Nothing: the call was not made, or its caller went away.
+    /// Nothing: the call was not made, or its caller went away or had hardly any time.
     Unknown,
 }
 
@@ -91,7 +106,9 @@ impl Verdict {
             Ok(_) => Self::Well,
             Err(error) => match error.denied() {
                 Some(Denied::TooLate(_)) => Self::Sick,
-                Some(Denied::Open { .. } | Denied::Full { .. } | Denied::Overloaded) => Self::Unknown,
+                Some(Denied::Open { .. } | Denied::Full { .. } | Denied::Overloaded | Denied::GivenUp(_)) => {
+                    Self::Unknown
+                }
                 None if error.blames_backend() => Self::Sick,
                 None => Self::Answered,
             },

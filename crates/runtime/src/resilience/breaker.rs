@@ -15,6 +15,7 @@
 //!
 //! After M. Nygard, *Release It!*, 2nd edition, "Circuit Breaker"; rolling window and slow calls as in resilience4j.
 
+mod layers;
 mod window;
 
 use std::fmt;
@@ -23,11 +24,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use tower::Service;
-
+pub use self::layers::Ahead;
 use self::window::Window;
-use super::layer::Around;
-use super::{CallFailure, Denied, Verdict, lock};
+use super::{Denied, Verdict, lock};
 use crate::sync::{Arc, Mutex};
 
 /// When a breaker opens and closes.
@@ -128,7 +127,20 @@ impl Breaker {
         lock(&self.core).mode.state()
     }
 
-    /// Lets a call through, or refuses it.
+    /// Whether it knows of no trouble: a new one would let the same calls through. Calls that went well are no trouble.
+    pub fn is_untroubled(&self, now: Instant) -> bool {
+        match &lock(&self.core).mode {
+            Mode::Closed(window) => window.is_clean(now),
+            Mode::Open { .. } | Mode::HalfOpen { .. } => false,
+        }
+    }
+
+    /// What a call would be refused with now; it is not let through by asking.
+    pub fn refusal(&self, now: Instant) -> Option<Denied> {
+        lock(&self.core).refusal(now)
+    }
+
+    /// Lets a call through, or refuses it. From here on it counts how long it takes.
     ///
     /// # Errors
     /// [`Denied::Open`].
@@ -181,23 +193,6 @@ impl Drop for Pass {
     }
 }
 
-impl<S, R> Around<S, R> for Breaker
-where
-    S: Service<R> + Send + 'static,
-    S::Error: CallFailure,
-    S::Future: Send,
-    R: Send + 'static,
-{
-    type Response = S::Response;
-
-    async fn call(self: Arc<Self>, mut inner: S, request: R) -> Result<S::Response, S::Error> {
-        let pass = self.admit(Instant::now())?;
-        let outcome = inner.call(request).await;
-        pass.settle(Verdict::of(&outcome), Instant::now());
-        outcome
-    }
-}
-
 /// The machine itself: no time but what it is told, no lock, no callback.
 #[derive(Debug)]
 struct Core {
@@ -223,20 +218,24 @@ impl Mode {
 }
 
 impl Core {
-    fn admit(&mut self, now: Instant) -> Result<(), Denied> {
-        match &mut self.mode {
-            Mode::Closed(_) => Ok(()),
-            Mode::Open { until } if now < *until => Err(Denied::Open { retry_in: *until - now }),
-            Mode::Open { .. } => {
-                self.become_(Mode::HalfOpen { probing: true, successes: 0 });
-                Ok(())
-            }
-            Mode::HalfOpen { probing: true, .. } => Err(Denied::Open { retry_in: Duration::ZERO }),
-            Mode::HalfOpen { probing, .. } => {
-                *probing = true;
-                Ok(())
-            }
+    fn refusal(&self, now: Instant) -> Option<Denied> {
+        match self.mode {
+            Mode::Open { until } if now < until => Some(Denied::Open { retry_in: until - now }),
+            Mode::HalfOpen { probing: true, .. } => Some(Denied::Open { retry_in: Duration::ZERO }),
+            Mode::Closed(_) | Mode::Open { .. } | Mode::HalfOpen { .. } => None,
         }
+    }
+
+    fn admit(&mut self, now: Instant) -> Result<(), Denied> {
+        if let Some(refusal) = self.refusal(now) {
+            return Err(refusal);
+        }
+        match &mut self.mode {
+            Mode::Closed(_) => {}
+            Mode::Open { .. } => self.become_(Mode::HalfOpen { probing: true, successes: 0 }),
+            Mode::HalfOpen { probing, .. } => *probing = true,
+        }
+        Ok(())
     }
 
     fn settle(&mut self, settings: &Settings, verdict: Verdict, took: Duration, now: Instant) {

@@ -12,8 +12,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tower::Service;
 
+use super::deadline::Bounded;
 use super::layer::Around;
 use super::{CallFailure, Denied, lock};
 use crate::sync::{Arc, Mutex};
@@ -69,14 +71,14 @@ impl Bulkhead {
         (state.free, state.waiting.len())
     }
 
-    /// A place, when there is one or one becomes free in time.
+    /// A place, when there is one or one becomes free in time: by `until` at the latest.
     ///
     /// # Errors
     /// [`Denied::Full`] and [`Denied::Overloaded`].
     ///
     /// # Cancel safety
     /// Dropping it leaves the line.
-    pub async fn enter(self: &Arc<Self>) -> Result<Place, Denied> {
+    pub async fn enter(self: &Arc<Self>, until: Option<Instant>) -> Result<Place, Denied> {
         let full = Denied::Full { places: self.settings.places };
         if self.settings.wait.is_zero() {
             return self.take().ok_or(full);
@@ -84,7 +86,9 @@ impl Bulkhead {
         if let Some(place) = self.take() {
             return Ok(place);
         }
-        match tokio::time::timeout(self.settings.wait, self.line_up()).await {
+        let patience = Instant::now() + self.settings.wait;
+        let patience = until.map_or(patience, |until| until.min(patience));
+        match tokio::time::timeout_at(patience, self.line_up()).await {
             Ok(place) => place,
             Err(_) => Err(full),
         }
@@ -194,13 +198,13 @@ where
     S::Error: CallFailure,
     S::Future: Send,
     S::Response: Send,
-    R: Send + 'static,
+    R: Bounded + Send + 'static,
     H: Hold<S::Response>,
 {
     type Response = H::Held;
 
     async fn call(self: Arc<Self>, mut inner: S, request: R) -> Result<H::Held, S::Error> {
-        let place = self.bulkhead.enter().await?;
+        let place = self.bulkhead.enter(request.until()).await?;
         let answer = inner.call(request).await?;
         Ok(self.hold.hold(answer, place))
     }

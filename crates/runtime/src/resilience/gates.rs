@@ -1,7 +1,8 @@
 //! The gates of all backends: one breaker and one bulkhead for each backend, class of operation and host.
 //!
 //! So a backend whose launches fail can still be asked for its list, and one host that is sick does not stand for the
-//! others. All gates of a backend share its retry [`Budget`]. Gates that nobody uses are forgotten beyond a bound.
+//! others. All gates of a backend share its retry [`Budget`]. Beyond a bound, gates are forgotten that nobody has in hand
+//! and that have nothing to remember.
 
 mod limits;
 
@@ -12,9 +13,9 @@ use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
 pub use self::limits::Limits;
-use super::breaker::{self, Breaker};
+use super::breaker::{self, Ahead, Breaker};
 use super::bulkhead::{AtAnswer, Bulkhead, Places};
-use super::deadline::Deadline;
+use super::deadline::{Bounded, Deadline};
 use super::layer::Put;
 use super::retry::{Budget, Repeatable, Retry};
 use super::tally::{Counts, Tally};
@@ -85,7 +86,7 @@ impl std::fmt::Debug for Gates {
 }
 
 impl Gates {
-    /// None yet; more than `most` are kept only while they are in use or not closed.
+    /// None yet; more than `most` are kept only while somebody has them, or they know of failures.
     pub fn new(most: usize) -> Self {
         Self { most, listener: None, state: Mutex::new(State::default()) }
     }
@@ -108,7 +109,8 @@ impl Gates {
         let budget = Arc::clone(state.budgets.entry(key.backend).or_default());
         let gate = Arc::new(self.gate(key, limits, budget, now));
         state.gates.insert(key.clone(), (Arc::clone(&gate), now));
-        state.forget(self.most);
+        // Not this one: its caller has it in hand.
+        state.forget(self.most, now);
         gate
     }
 
@@ -128,7 +130,7 @@ impl Gates {
         Gate {
             breaker: Arc::new(breaker),
             bulkhead: Arc::new(Bulkhead::new(limits.bulkhead)),
-            deadline: Deadline(limits.deadline),
+            deadline: Deadline { most: limits.deadline, slow: limits.breaker.slow },
             retry: Arc::new(Retry::new(limits.retry, budget)),
             tally,
             changed,
@@ -155,9 +157,9 @@ impl Gates {
 
 impl State {
     /// Lets go of the gates that nobody has used for longest, if they have nothing to remember.
-    fn forget(&mut self, most: usize) {
+    fn forget(&mut self, most: usize, now: Instant) {
         while self.gates.len() > most {
-            let idle = self.gates.iter().filter(|(_, (gate, _))| gate.is_idle());
+            let idle = self.gates.iter().filter(|(_, (gate, _))| gate.is_idle(now));
             let Some(oldest) = idle.min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone()) else { return };
             self.gates.remove(&oldest);
         }
@@ -168,6 +170,7 @@ impl State {
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     repeatable: bool,
+    until: Option<Instant>,
 }
 
 impl Repeatable for Attempt {
@@ -176,16 +179,44 @@ impl Repeatable for Attempt {
     }
 }
 
+impl Bounded for Attempt {
+    fn until(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
 impl Gate {
-    /// Makes a call through the gate. It is repeated only if it is `repeatable`: it only reads, or carries a key by which
-    /// the backend knows a second arrival.
+    /// Makes a call through the gate, for as long as its class may take. It is repeated only if it is `repeatable`: it
+    /// only reads, or carries a key by which the backend knows a second arrival.
     ///
     /// # Errors
     /// The call's own, and [`super::Denied`] for a call that was not made or had no answer in time.
     ///
     /// # Cancel safety
-    /// The call is dropped; its place and its probe are given back.
+    /// The call is dropped; its place and its probe are given back. It tells nothing of the backend, so who has only so
+    /// much time says so ([`Gate::call_until`]).
     pub async fn call<T, E, F>(&self, repeatable: bool, call: impl Fn() -> F + Clone + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: CallFailure + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.call_until(None, repeatable, call).await
+    }
+
+    /// The same, over by `until`: waits, repeats and all.
+    ///
+    /// # Errors
+    /// As [`Gate::call`].
+    ///
+    /// # Cancel safety
+    /// As [`Gate::call`].
+    pub async fn call_until<T, E, F>(
+        &self,
+        until: Option<Instant>,
+        repeatable: bool,
+        call: impl Fn() -> F + Clone + Send + 'static,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: CallFailure + Send + 'static,
@@ -195,11 +226,12 @@ impl Gate {
         let service = ServiceBuilder::new()
             .layer(Put(Arc::clone(&self.retry)))
             .layer(Put(Arc::clone(&self.tally)))
-            .layer(Put(Arc::clone(&self.breaker)))
+            .layer(Put(Arc::new(Ahead(Arc::clone(&self.breaker)))))
             .layer(Put(Arc::new(Places::new(Arc::clone(&self.bulkhead), AtAnswer))))
+            .layer(Put(Arc::clone(&self.breaker)))
             .layer(Put(Arc::new(self.deadline)))
             .service(tower::service_fn(move |_: Attempt| call()));
-        service.oneshot(Attempt { repeatable }).await
+        service.oneshot(Attempt { repeatable, until }).await
     }
 
     fn view(&self, key: Key) -> View {
@@ -216,9 +248,11 @@ impl Gate {
         }
     }
 
-    /// It has nothing to remember that a new one would not know.
-    fn is_idle(&self) -> bool {
-        self.breaker.state() == breaker::State::Closed && self.bulkhead.counts() == (self.bulkhead.places(), 0)
+    /// Nobody has it, nor a place of it, and it has nothing to remember that a new one would not know. Whoever asks holds
+    /// the lock of the gates, so that nobody gets it meanwhile.
+    fn is_idle(self: &Arc<Self>, now: Instant) -> bool {
+        let in_use = Arc::strong_count(self) > 1 || self.bulkhead.counts() != (self.bulkhead.places(), 0);
+        !in_use && self.breaker.is_untroubled(now)
     }
 }
 

@@ -3,12 +3,15 @@
 //! At most `attempts` in all; before the n-th repeat a time drawn from [0, min(cap, base * 2^n)] ("full jitter", M.
 //! Brooker, *Exponential Backoff and Jitter*, AWS 2015). A backend's repeats are at most a tenth of its calls, from a
 //! [`Budget`] that all callers share: when everything fails, load grows by a tenth and not threefold. What one of our own
-//! layers refused is not repeated: that would be load without a call.
+//! layers refused is not repeated: that would be load without a call. A repeat that is refused leaves what is known from
+//! the call before it: that one was sent.
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
+use super::deadline::Bounded;
 use super::layer::Around;
 use super::{CallFailure, lock};
 use crate::failure::Class;
@@ -73,6 +76,12 @@ impl Budget {
         *saved = left.unwrap_or(*saved);
         left.is_some()
     }
+
+    /// Gives back what a repeat cost that was not made after all.
+    pub fn refund(&self) {
+        let mut saved = lock(&self.0);
+        *saved = (*saved + Self::COST).min(Self::MOST * Self::COST);
+    }
 }
 
 impl Default for Budget {
@@ -94,21 +103,27 @@ impl Retry {
         Self { settings, budget }
     }
 
-    /// How long to wait before repeat `n` of a call that failed so; `None` when it is not repeated.
-    fn judge(&self, error: &impl CallFailure, n: u32) -> Option<Duration> {
+    /// How long to wait before repeat `n` of a call that failed so; `None` when it is not repeated. Only what is repeated
+    /// is paid for.
+    fn judge(&self, error: &impl CallFailure, n: u32, until: Option<Instant>) -> Option<Duration> {
         if n + 1 >= self.settings.attempts {
             return None;
         }
-        let own = error.denied().is_some_and(|denied| !matches!(denied, super::Denied::TooLate(_)));
         let asked = match error.class() {
-            Class::Transient { retry_after } if !own => retry_after.unwrap_or_default(),
+            Class::Transient { retry_after } if !is_refusal(error) => retry_after.unwrap_or_default(),
             Class::Indeterminate => Duration::ZERO,
             _ => return None,
         };
         let wait = self.settings.wait(n, rand::random::<f64>()).max(asked);
-        let is_paid = self.budget.withdraw() || !Guard::RetryBudget.holds();
-        (asked <= self.settings.cap && is_paid).then_some(wait)
+        let in_time = until.is_none_or(|until| Instant::now() + wait < until);
+        let is_paid = || self.budget.withdraw() || !Guard::RetryBudget.holds();
+        (asked <= self.settings.cap && in_time && is_paid()).then_some(wait)
     }
+}
+
+/// Whether nothing was sent: one of our own layers said no.
+fn is_refusal(error: &impl CallFailure) -> bool {
+    error.denied().is_some_and(|denied| denied.not_sent().is_some())
 }
 
 impl<S, R> Around<S, R> for Retry
@@ -117,21 +132,26 @@ where
     S::Error: CallFailure + Send,
     S::Response: Send,
     S::Future: Send,
-    R: Repeatable + Send + 'static,
+    R: Repeatable + Bounded + Send + 'static,
 {
     type Response = S::Response;
 
     async fn call(self: Arc<Self>, mut inner: S, request: R) -> Result<S::Response, S::Error> {
         self.budget.deposit();
-        let mut again = request.again();
+        let (until, mut again) = (request.until(), request.again());
         let mut outcome = inner.call(request).await;
         for n in 0.. {
             let Err(error) = &outcome else { break };
             let Some(next) = again.take() else { break };
-            let Some(wait) = self.judge(error, n) else { break };
+            let Some(wait) = self.judge(error, n, until) else { break };
             tokio::time::sleep(wait).await;
             again = next.again();
-            outcome = inner.ready().await?.call(next).await;
+            let repeated = inner.ready().await?.call(next).await;
+            if repeated.as_ref().is_err_and(is_refusal) {
+                self.budget.refund();
+                break;
+            }
+            outcome = repeated;
         }
         outcome
     }

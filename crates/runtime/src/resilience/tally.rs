@@ -58,7 +58,7 @@ impl Tally {
                 add(&self.sick);
             }
             None if Verdict::of(outcome) == Verdict::Sick => add(&self.sick),
-            None => {}
+            Some(Denied::GivenUp(_)) | None => {}
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::breaker::{self, Breaker, State};
+use super::breaker::{self, Ahead, Breaker, State};
 use super::bulkhead::{self, AtAnswer, Bulkhead, Places};
-use super::deadline::Deadline;
+use super::deadline::{Bounded, Deadline};
 use super::gates::Limits;
 use super::layer::Put;
 use super::retry::{Budget, Repeatable, Retry};
@@ -31,6 +31,7 @@ impl Classify for Fault {
             Self::Denied(denied) => denied.class(),
             Self::Backend(404) => Class::Terminal(Reason::NotFound),
             Self::Backend(429) => Class::Transient { retry_after: Some(Duration::from_mins(5)) },
+            Self::Backend(529) => Class::Transient { retry_after: Some(Duration::from_secs(5)) },
             Self::Backend(_) => Class::TRANSIENT,
         }
     }
@@ -52,6 +53,13 @@ impl CallFailure for Fault {
 #[derive(Debug, Clone, Copy)]
 struct Ask {
     keyed: bool,
+    until: Option<Instant>,
+}
+
+impl Bounded for Ask {
+    fn until(&self) -> Option<Instant> {
+        self.until
+    }
 }
 
 impl Repeatable for Ask {
@@ -64,6 +72,8 @@ impl Repeatable for Ask {
 enum Answer {
     Ok,
     Status(u16),
+    /// 200, so late.
+    After(Duration),
     Never,
     Panic,
 }
@@ -90,6 +100,10 @@ impl Backend {
         match next {
             Answer::Ok => Ok(()),
             Answer::Status(status) => Err(Fault::Backend(status)),
+            Answer::After(span) => {
+                tokio::time::sleep(span).await;
+                Ok(())
+            }
             Answer::Never => std::future::pending().await,
             Answer::Panic => panic!("as told"),
         }
@@ -107,7 +121,10 @@ struct Stack {
 
 impl Stack {
     fn around(backend: Backend) -> Self {
-        let places = bulkhead::Settings { places: 2, waiting: 2, wait: Duration::from_secs(1) };
+        Self::with(backend, bulkhead::Settings { places: 2, waiting: 2, wait: Duration::from_secs(1) })
+    }
+
+    fn with(backend: Backend, places: bulkhead::Settings) -> Self {
         Self {
             backend,
             breaker: Arc::new(Breaker::new(BREAKER, Instant::now())),
@@ -117,15 +134,25 @@ impl Stack {
     }
 
     fn call(&self, keyed: bool) -> impl Future<Output = Result<(), Fault>> + Send + use<> {
+        self.ask(Ask { keyed, until: None })
+    }
+
+    /// By a caller who has so much time.
+    fn call_within(&self, left: Duration) -> impl Future<Output = Result<(), Fault>> + Send + use<> {
+        self.ask(Ask { keyed: true, until: Some(Instant::now() + left) })
+    }
+
+    fn ask(&self, ask: Ask) -> impl Future<Output = Result<(), Fault>> + Send + use<> {
         let retries = Limits::of(Duration::from_secs(3)).retry;
         let backend = self.backend.clone();
         ServiceBuilder::new()
             .layer(Put(Arc::new(Retry::new(retries, Arc::clone(&self.budget)))))
-            .layer(Put(Arc::clone(&self.breaker)))
+            .layer(Put(Arc::new(Ahead(Arc::clone(&self.breaker)))))
             .layer(Put(Arc::new(Places::new(Arc::clone(&self.bulkhead), AtAnswer))))
-            .layer(Put(Arc::new(Deadline(Duration::from_secs(3)))))
+            .layer(Put(Arc::clone(&self.breaker)))
+            .layer(Put(Arc::new(Deadline { most: Duration::from_secs(3), slow: BREAKER.slow })))
             .service(tower::service_fn(move |_: Ask| backend.clone().answer()))
-            .oneshot(Ask { keyed })
+            .oneshot(ask)
     }
 }
 
@@ -145,6 +172,7 @@ async fn what_nobody_could_mend_by_repeating_is_not_repeated() {
     let began = Instant::now();
     assert!(matches!(stack.call(true).await, Err(Fault::Backend(429))), "it is to come back in 5 minutes");
     assert_eq!((stack.backend.reached(), began.elapsed()), (2, Duration::ZERO));
+    assert_eq!(stack.budget.left(), Budget::MOST, "what is not repeated is not paid for");
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,6 +226,99 @@ async fn a_stalled_backend_fails_calls_at_their_deadline_and_opens_the_breaker()
     }
     assert_eq!(stack.breaker.state(), State::Open);
     assert_eq!(stack.bulkhead.counts(), (2, 0), "all places are free again");
+}
+
+/// Its caller's attempt began a little before, and may take as long as the call: it is over first.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_has_enough_time_learns_of_a_stall_and_one_with_hardly_any_does_not() {
+    let stack = Stack::around(Backend::told(&[Answer::Never; 30]));
+    while stack.budget.withdraw() {}
+    for _ in 0..20 {
+        let given_up = stack.call_within(Duration::from_secs(1)).await.unwrap_err();
+        assert!(matches!(given_up, Fault::Denied(Denied::GivenUp(_))) && given_up.class() == Class::Indeterminate);
+    }
+    assert_eq!(stack.breaker.state(), State::Closed, "a second is less than what is slow");
+    tokio::time::advance(Duration::from_mins(1)).await;
+    while stack.budget.withdraw() {}
+    for _ in 0..5 {
+        let late = stack.call_within(Duration::from_millis(2_990)).await.unwrap_err();
+        assert!(matches!(late, Fault::Denied(Denied::TooLate(_))), "{late:?}");
+    }
+    assert_eq!(stack.breaker.state(), State::Open);
+    tokio::time::advance(BREAKER.open_for).await;
+    stack.call_within(Duration::from_millis(2_990)).await.unwrap_err();
+    assert_eq!(stack.breaker.state(), State::Open, "so does a probe that stalls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_longer_than_its_caller_does() {
+    let stack = Stack::around(Backend::told(&[Answer::Status(529); 3]));
+    let began = Instant::now();
+    assert!(matches!(stack.call_within(Duration::from_secs(4)).await, Err(Fault::Backend(529))));
+    assert_eq!((stack.backend.reached(), began.elapsed()), (1, Duration::ZERO), "a repeat would come after 5 s");
+    assert_eq!(stack.budget.left(), Budget::MOST, "and is not paid for");
+    assert!(matches!(stack.call_within(Duration::from_secs(6)).await, Err(Fault::Backend(529))));
+    assert_eq!((stack.backend.reached(), began.elapsed()), (3, Duration::from_secs(5)));
+
+    let _taken = [stack.bulkhead.enter(None).await.unwrap(), stack.bulkhead.enter(None).await.unwrap()];
+    let began = Instant::now();
+    let full = stack.call_within(Duration::from_millis(400)).await;
+    assert!(matches!(full, Err(Fault::Denied(Denied::Full { .. }))), "{full:?}");
+    assert_eq!(began.elapsed(), Duration::from_millis(400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_is_refused_does_not_hide_that_the_call_was_sent() {
+    let stack = Stack::around(Backend::told(&[Answer::Status(500); 6]));
+    for _ in 0..4 {
+        stack.call(false).await.unwrap_err();
+    }
+    let left = stack.budget.left();
+    assert!(matches!(stack.call(true).await, Err(Fault::Backend(500))), "the fifth opens the breaker");
+    assert_eq!((stack.breaker.state(), stack.backend.reached()), (State::Open, 5));
+    assert_eq!(stack.budget.left(), left, "and a repeat that was not made costs nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_place_is_not_the_backends_slowness() {
+    let line = bulkhead::Settings { places: 2, waiting: 30, wait: Duration::from_secs(20) };
+    let stack = Stack::with(Backend::told(&[Answer::After(Duration::from_secs(1)); 30]), line);
+    let began = Instant::now();
+    let calls: Vec<_> = (0..30).map(|_| Tasks::new().spawn("call", stack.call(false))).collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(began.elapsed(), Duration::from_secs(15), "most waited for longer than what is slow");
+    assert_eq!(stack.breaker.state(), State::Closed);
+
+    lock(&stack.backend.answers).extend([Answer::Status(500); 5]);
+    tokio::time::advance(BREAKER.window).await;
+    for _ in 0..5 {
+        stack.call(false).await.unwrap_err();
+    }
+    tokio::time::advance(BREAKER.open_for).await;
+    let taken = [stack.bulkhead.enter(None).await.unwrap(), stack.bulkhead.enter(None).await.unwrap()];
+    let probe = Tasks::new().spawn("probe", stack.call(false));
+    tokio::time::sleep(BREAKER.slow * 2).await;
+    assert_eq!(stack.bulkhead.counts(), (0, 1));
+    drop(taken);
+    probe.await.unwrap().unwrap();
+    assert_eq!(stack.breaker.state(), State::HalfOpen, "a probe that waited was not slow");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_place_while_the_breaker_opened_is_not_sent() {
+    let stack = Stack::around(Backend::told(&[]));
+    let taken = [stack.bulkhead.enter(None).await.unwrap(), stack.bulkhead.enter(None).await.unwrap()];
+    let waits = Tasks::new().spawn("waits", stack.call(false));
+    tokio::task::yield_now().await;
+    assert_eq!(stack.bulkhead.counts(), (0, 1));
+    for _ in 0..BREAKER.at_least {
+        stack.breaker.admit(Instant::now()).unwrap().settle(Verdict::Sick, Instant::now());
+    }
+    drop(taken);
+    assert!(matches!(waits.await.unwrap(), Err(Fault::Denied(Denied::Open { .. }))));
+    assert_eq!((stack.backend.reached(), stack.bulkhead.counts()), (0, (2, 0)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,12 +47,20 @@ impl Window {
         slot.slow = slot.slow.saturating_add(u32::from(slow));
     }
 
+    fn counted(&self, now: Instant) -> impl Iterator<Item = &Slot> {
+        let newest = self.stretch(now);
+        self.slots.iter().filter(move |slot| slot.stretch + SLOTS as u128 > newest)
+    }
+
+    /// Whether no call failed or was slow.
+    pub(super) fn is_clean(&self, now: Instant) -> bool {
+        self.counted(now).all(|slot| slot.failed == 0 && slot.slow == 0)
+    }
+
     /// Whether so many calls failed or were slow that the breaker opens.
     pub(super) fn is_sick(&self, settings: &Settings, now: Instant) -> bool {
-        let newest = self.stretch(now);
-        let counted = self.slots.iter().filter(|slot| slot.stretch + SLOTS as u128 > newest);
         let (mut calls, mut failed, mut slow) = (0_u64, 0_u64, 0_u64);
-        for slot in counted {
+        for slot in self.counted(now) {
             calls += u64::from(slot.calls);
             failed += u64::from(slot.failed);
             slow += u64::from(slot.slow);

@@ -90,6 +90,40 @@ async fn gates_that_nobody_uses_are_forgotten_and_open_ones_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gate_that_counts_failures_is_kept_until_they_are_long_ago() {
+    let gates = Gates::new(1);
+    for _ in 0..4 {
+        gates.of(&key("launch", "failing"), &LIMITS).call(false, down).await.unwrap_err();
+    }
+    gates.of(&key("launch", "other"), &LIMITS).call(false, well).await.unwrap();
+    gates.of(&key("launch", "failing"), &LIMITS).call(false, down).await.unwrap_err();
+    let state = |host: &str| gates.view().iter().find(|view| &*view.key.host == host).map(|view| view.state);
+    assert_eq!(state("failing"), Some(breaker::State::Open), "the fifth");
+
+    for _ in 0..4 {
+        gates.of(&key("launch", "once"), &LIMITS).call(false, down).await.unwrap_err();
+    }
+    tokio::time::advance(LIMITS.breaker.window * 2).await;
+    drop(gates.of(&key("launch", "another"), &LIMITS));
+    assert_eq!((state("failing"), state("once")), (Some(breaker::State::Open), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_somebody_has_in_hand_is_not_made_twice() {
+    let gates = Gates::new(1);
+    let one = gates.of(&key("launch", "one"), &LIMITS);
+    let two = gates.of(&key("launch", "two"), &LIMITS);
+    assert!(Arc::ptr_eq(&one, &gates.of(&key("launch", "one"), &LIMITS)), "it is not entered yet");
+    assert!(Arc::ptr_eq(&two, &gates.of(&key("launch", "two"), &LIMITS)), "the newest, while all others are in use");
+    let place = one.bulkhead.enter(None).await.unwrap();
+    drop((one, two));
+    drop(gates.of(&key("launch", "three"), &LIMITS));
+    let hosts: Vec<_> = gates.view().into_iter().map(|view| view.key.host.to_string()).collect();
+    assert_eq!(hosts, ["one", "three"], "what was let go of with a place taken, and the newest");
+    drop(place);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_listens_hears_which_gate_it_was() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = Arc::clone(&heard);
@@ -108,7 +142,7 @@ async fn what_became_of_calls_is_counted() {
     let limits = Limits { bulkhead: places, ..LIMITS };
     let gate = gates.of(&key("launch", "one"), &limits);
     gate.call(true, well).await.unwrap();
-    let held = gate.bulkhead.enter().await.unwrap();
+    let held = gate.bulkhead.enter(None).await.unwrap();
     gate.call(false, well).await.unwrap_err();
     drop(held);
     gate.call(true, down).await.unwrap_err();
