@@ -16,7 +16,7 @@ pub enum CloudError {
     Denied(#[from] Denied),
     /// It brought no answer.
     #[error(transparent)]
-    Call(#[from] HttpError),
+    Call(HttpError),
     /// The backend said no.
     #[error("the backend answered {status} ({code:?})")]
     Refused {
@@ -42,6 +42,16 @@ pub enum CloudError {
     /// The call cannot be put into words that the backend takes.
     #[error("{0} cannot be part of a call")]
     Unspeakable(&'static str),
+}
+
+impl From<HttpError> for CloudError {
+    /// A client's deadline is its class's, as the gate's is: whichever of them notices, it is one thing, counted as one.
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::TooLate(after) => Self::Denied(Denied::TooLate(after)),
+            error => Self::Call(error),
+        }
+    }
 }
 
 /// Why a backend said no.

@@ -7,13 +7,14 @@
 //! | [`run_task`] | start, then wait until it has run | the task is stopped |
 //!
 //! Each step is one [`effect`]: its receiver tells a repetition by the key, and what is in doubt is looked up before it
-//! is asked for again. A step that is taken back is so also when there is no trace of it: then its receiver knows that it
+//! is asked for again. A call that was not sent is no failure: the operation waits. A step that is taken back is so also when there is no trace of it: then its receiver knows that it
 //! must not be done any more.
 
 pub mod deprovision;
 mod effect;
 pub mod provision;
 pub mod run_task;
+mod unsent;
 
 use std::sync::Arc;
 

@@ -35,6 +35,9 @@ pub struct Ping {
     pub deadline: Duration,
 }
 
+/// Longest answer of a backend, in bytes. What it has made itself is far shorter; a list of ten thousand things fits.
+pub const MOST_ANSWER: usize = 4 * 1024 * 1024;
+
 /// Of all backends.
 pub const PING: Ping = Ping { fresh: Duration::from_secs(5), deadline: Duration::from_secs(5) };
 

@@ -1,13 +1,15 @@
 //! A backend with what keeps it from taking us down: breaker, bulkhead, deadline, retry, and a probe that is no load.
 //!
 //! One gate for each backend, class of operation and host ([`limits`] has the numbers). All that passes may
-//! be repeated: it only looks, or carries its key.
+//! be repeated: it only looks, or carries its key. A caller who has only so much time says so ([`Resilient::until`]) and does
+//! not drop the call: then the gate learns what became of it.
 
 use std::future::Future;
 use std::sync::Arc;
 
 use mainstay_runtime::resilience::gates::{Gates, Key};
 use mainstay_runtime::resilience::probe::Probe;
+use tokio::time::Instant;
 
 use crate::CloudError;
 use crate::limits::{self, Class};
@@ -19,13 +21,20 @@ pub struct Resilient<P> {
     port: P,
     gates: Arc<Gates>,
     probe: Arc<Probe<bool>>,
+    until: Option<Instant>,
 }
 
 impl<P: Backend> Resilient<P> {
     /// `gates` are the process's.
     pub fn new(port: P, gates: Arc<Gates>) -> Self {
         let ping = limits::PING;
-        Self { port, gates, probe: Arc::new(Probe::new(ping.fresh, ping.deadline)) }
+        Self { port, gates, probe: Arc::new(Probe::new(ping.fresh, ping.deadline)), until: None }
+    }
+
+    /// The same for a caller who waits until then: calls, their repeats and waits for a place end by it.
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self { until: Some(deadline), ..self.clone() }
     }
 
     pub(crate) async fn through<T, F>(
@@ -39,7 +48,7 @@ impl<P: Backend> Resilient<P> {
     {
         let key = Key { backend: P::LIMITS.name, class: class.name, host: Arc::clone(self.port.host()) };
         let port = self.port.clone();
-        self.gates.of(&key, &class.limits).call(true, move || call(port.clone())).await
+        self.gates.of(&key, &class.limits).call_until(self.until, true, move || call(port.clone())).await
     }
 }
 

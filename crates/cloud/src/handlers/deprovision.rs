@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use mainstay_runtime::Failure;
 use mainstay_runtime::operation::{Handler, Step, Work};
-use mainstay_runtime::{Doing, Failure};
 use serde::{Deserialize, Serialize};
 
 use super::effect::Effect;
+use super::unsent::Told as _;
 use crate::port::{Compute as _, Dns as _, LoadBalancer as _, Network as _, Storage as _};
 use crate::{Backends, Provider};
 
@@ -41,7 +42,7 @@ macro_rules! removals {
             let site = Arc::clone(&$site);
             let removal = Effect::new($step, $port, move |port, at| {
                 let site = Arc::clone(&site);
-                async move { port.$method(&at.key, &site.$name).await.doing($step) }
+                async move { port.$method(&at.key, &site.$name).await.told($step) }
             });
             removal.step()
         },)+]

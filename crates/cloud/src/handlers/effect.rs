@@ -1,4 +1,6 @@
 //! A step that is one effect of one backend.
+//!
+//! Its calls get the attempt's deadline and are not dropped at it: so the gate learns of what stalls.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,22 +8,22 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mainstay_runtime::operation::{At, EffectKey, Progress, Step};
-use mainstay_runtime::{Class, Doing, Failure, Reason};
+use mainstay_runtime::{Class, Failure, Reason};
 use serde_json::{Value, json};
-use tokio::time::timeout_at;
 
-use crate::CloudError;
+use super::unsent::{Told as _, Unmet, said};
 use crate::port::{Backend, Receipt};
+use crate::{CloudError, Resilient};
 
 /// How soon what is under way is looked at again.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
 
-type Call<P> = Box<dyn Fn(P, At) -> BoxFuture<'static, Result<Receipt, Failure>> + Send + Sync>;
+type Call<P> = Box<dyn Fn(Resilient<P>, At) -> BoxFuture<'static, Result<Receipt, Unmet>> + Send + Sync>;
 
 /// See the module. Its output is the [`Made`] of what it made.
 pub(super) struct Effect<P> {
     name: &'static str,
-    port: P,
+    port: Resilient<P>,
     act: Call<P>,
     undo: Option<Call<P>>,
 }
@@ -55,22 +57,26 @@ impl Made {
 
 impl<P: Backend> Effect<P> {
     /// `act` has the effect; `name` tells the step.
-    pub(super) fn new<F>(name: &'static str, port: &P, act: impl Fn(P, At) -> F + Send + Sync + 'static) -> Self
+    pub(super) fn new<F>(
+        name: &'static str,
+        port: &Resilient<P>,
+        act: impl Fn(Resilient<P>, At) -> F + Send + Sync + 'static,
+    ) -> Self
     where
-        F: Future<Output = Result<Receipt, Failure>> + Send + 'static,
+        F: Future<Output = Result<Receipt, Unmet>> + Send + 'static,
     {
         Self { name, port: port.clone(), act: Box::new(move |port, at| act(port, at).boxed()), undo: None }
     }
 
     /// `undo` takes it back, or sees to it that it is not done any more.
-    pub(super) fn undone_by<F>(mut self, undo: impl Fn(P, EffectKey) -> F + Send + Sync + 'static) -> Self
+    pub(super) fn undone_by<F>(mut self, undo: impl Fn(Resilient<P>, EffectKey) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Receipt, CloudError>> + Send + 'static,
     {
         let doing = format!("take {} back", self.name);
         self.undo = Some(Box::new(move |port, at| {
             let (call, doing) = (undo(port, at.key), doing.clone());
-            async move { call.await.doing(doing) }.boxed()
+            async move { call.await.told(doing) }.boxed()
         }));
         self
     }
@@ -87,27 +93,22 @@ impl<P: Backend> Step for Effect<P> {
     }
 
     fn observe<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Option<Progress>, Failure>> {
-        let look = async {
-            let found = self.port.find(&at.key.operation, &at.key.step).await.doing("look what became of a step")?;
+        let look = async move {
+            let found = self.port.until(at.deadline).find(&at.key.operation, &at.key.step).await;
+            let found = found.told("look what became of a step")?;
             Ok(found.map(|receipt| Progress::Done(Made::told(&receipt))))
         };
-        in_time(at, look).boxed()
+        look.map(|seen| said(at, seen)).boxed()
     }
 
     fn act<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
-        let call = (self.act)(self.port.clone(), at.clone());
-        in_time(at, call.map(|done| Ok(Progress::Done(Made::told(&done?))))).boxed()
+        let call = (self.act)(self.port.until(at.deadline), at.clone());
+        call.map(|done| said(at, done.map(|receipt| Progress::Done(Made::told(&receipt))))).boxed()
     }
 
     fn undo<'a>(&'a self, at: &'a At, _: &'a Value) -> BoxFuture<'a, Result<Progress, Failure>> {
         let Some(undo) = &self.undo else { return std::future::ready(Ok(Progress::DONE)).boxed() };
-        let call = undo(self.port.clone(), at.clone());
-        in_time(at, call.map(|done| done.map(|_| Progress::DONE))).boxed()
+        let call = undo(self.port.until(at.deadline), at.clone());
+        call.map(|done| said(at, done.map(|_| Progress::DONE))).boxed()
     }
-}
-
-/// A call, for as long as the attempt may take: then it is in doubt.
-pub(super) async fn in_time<T>(at: &At, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let late = |_| Err(Failure::new(Class::Indeterminate, "the backend did not answer within spec.timeoutSeconds"));
-    timeout_at(at.deadline, call).await.unwrap_or_else(late)
 }

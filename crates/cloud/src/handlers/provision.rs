@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use mainstay_runtime::Failure;
 use mainstay_runtime::operation::{Handler, Step, Work};
-use mainstay_runtime::{Doing, Failure};
 use serde::{Deserialize, Serialize};
 
 use super::effect::{Effect, Made};
+use super::unsent::Told as _;
 use crate::port::{Balancer, Compute, Dns, Instance, LoadBalancer, Net, Network, Record, Storage, Volume};
-use crate::{Backends, Provider};
+use crate::{Backends, Provider, Resilient};
 
 /// The handler's name.
 pub const HANDLER: &str = "provision";
@@ -64,11 +65,11 @@ impl<V: Provider> Handler for Provision<V> {
     }
 }
 
-fn make_network<P: Network>(port: &P, site: &Arc<Site>) -> Effect<P> {
+fn make_network<P: Network>(port: &Resilient<P>, site: &Arc<Site>) -> Effect<P> {
     let (made, gone) = (Arc::clone(site), Arc::clone(site));
     Effect::new("network", port, move |port, at| {
         let site = Arc::clone(&made);
-        async move { port.create(&at.key, &site.name, &Net { cidr: site.cidr.clone() }).await.doing("make the network") }
+        async move { port.create(&at.key, &site.name, &Net { cidr: site.cidr.clone() }).await.told("make the network") }
     })
     .undone_by(move |port, key| {
         let site = Arc::clone(&gone);
@@ -76,12 +77,12 @@ fn make_network<P: Network>(port: &P, site: &Arc<Site>) -> Effect<P> {
     })
 }
 
-fn make_volume<P: Storage>(port: &P, site: &Arc<Site>) -> Effect<P> {
+fn make_volume<P: Storage>(port: &Resilient<P>, site: &Arc<Site>) -> Effect<P> {
     let (made, gone) = (Arc::clone(site), Arc::clone(site));
     Effect::new("volume", port, move |port, at| {
         let site = Arc::clone(&made);
         let volume = Volume { size_bytes: site.volume_bytes };
-        async move { port.create(&at.key, &site.name, &volume).await.doing("make the volume") }
+        async move { port.create(&at.key, &site.name, &volume).await.told("make the volume") }
     })
     .undone_by(move |port, key| {
         let site = Arc::clone(&gone);
@@ -89,7 +90,7 @@ fn make_volume<P: Storage>(port: &P, site: &Arc<Site>) -> Effect<P> {
     })
 }
 
-fn launch<P: Compute>(port: &P, site: &Arc<Site>) -> Effect<P> {
+fn launch<P: Compute>(port: &Resilient<P>, site: &Arc<Site>) -> Effect<P> {
     let (made, gone) = (Arc::clone(site), Arc::clone(site));
     Effect::new("instance", port, move |port, at| {
         let site = Arc::clone(&made);
@@ -102,7 +103,7 @@ fn launch<P: Compute>(port: &P, site: &Arc<Site>) -> Effect<P> {
                 memory_bytes: site.memory_bytes,
                 env: env.map(|(name, id)| (name.to_owned(), id.to_string())).into(),
             };
-            port.launch(&at.key, &site.name, &instance).await.doing("launch the instance")
+            port.launch(&at.key, &site.name, &instance).await.told("launch the instance")
         }
     })
     .undone_by(move |port, key| {
@@ -111,7 +112,7 @@ fn launch<P: Compute>(port: &P, site: &Arc<Site>) -> Effect<P> {
     })
 }
 
-fn name_it<P: Dns>(port: &P, site: &Arc<Site>) -> Effect<P> {
+fn name_it<P: Dns>(port: &Resilient<P>, site: &Arc<Site>) -> Effect<P> {
     /// Others may remember it for a minute: it changes when the instance does.
     const TTL_SECONDS: u32 = 60;
     let (made, gone) = (Arc::clone(site), Arc::clone(site));
@@ -120,7 +121,7 @@ fn name_it<P: Dns>(port: &P, site: &Arc<Site>) -> Effect<P> {
         async move {
             let values = vec![inside(Made::by("instance", &at)?.id)];
             let record = Record { kind: "CNAME".to_owned(), ttl_seconds: TTL_SECONDS, values };
-            port.put_record(&at.key, &site.domain, &record).await.doing("put the record")
+            port.put_record(&at.key, &site.domain, &record).await.told("put the record")
         }
     })
     .undone_by(move |port, key| {
@@ -129,14 +130,14 @@ fn name_it<P: Dns>(port: &P, site: &Arc<Site>) -> Effect<P> {
     })
 }
 
-fn balance<P: LoadBalancer>(port: &P, site: &Arc<Site>) -> Effect<P> {
+fn balance<P: LoadBalancer>(port: &Resilient<P>, site: &Arc<Site>) -> Effect<P> {
     let (made, gone) = (Arc::clone(site), Arc::clone(site));
     Effect::new("load-balancer", port, move |port, at| {
         let site = Arc::clone(&made);
         async move {
             let targets = vec![format!("{}:{}", inside(Made::by("instance", &at)?.id), site.port)];
             let balancer = Balancer { port: site.port, targets };
-            port.deploy(&at.key, &site.name, &balancer).await.doing("deploy the load balancer")
+            port.deploy(&at.key, &site.name, &balancer).await.told("deploy the load balancer")
         }
     })
     .undone_by(move |port, key| {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mainstay_runtime::operation::{At, Handler, Progress, Step, Work};
-use mainstay_runtime::{Class, Doing, Failure, Reason};
+use mainstay_runtime::{Class, Failure, Reason};
 use serde_json::{Value, json};
 
-use super::effect::{Effect, LOOK, Made, in_time};
+use super::effect::{Effect, LOOK, Made};
+use super::unsent::{Told as _, Unmet, said};
 use crate::port::{Backend, Compute, Task};
-use crate::{Backends, Provider};
+use crate::{Backends, Provider, Resilient};
 
 /// The handler's name.
 pub const HANDLER: &str = "run-task";
@@ -38,7 +39,7 @@ impl<V: Provider> Handler for RunTask<V> {
         let (started, stopped) = (Arc::clone(&work.id), Arc::clone(&work.id));
         let start = Effect::new("start", &self.0.compute, move |port, at| {
             let (name, task) = (Arc::clone(&started), Arc::clone(&task));
-            async move { port.run_task(&at.key, &name, &task).await.doing("start the task") }
+            async move { port.run_task(&at.key, &name, &task).await.told("start the task") }
         });
         let start = start.undone_by(move |port, key| {
             let name = Arc::clone(&stopped);
@@ -49,12 +50,12 @@ impl<V: Provider> Handler for RunTask<V> {
 }
 
 /// Waits until it has run. Has no effect.
-struct Wait<P>(P);
+struct Wait<P>(Resilient<P>);
 
 impl<P: Backend> Wait<P> {
-    async fn look(&self, at: &At) -> Result<Progress, Failure> {
+    async fn look(&self, at: &At) -> Result<Progress, Unmet> {
         let step = Made::by("start", at)?.step;
-        let found = self.0.find(&at.key.operation, &step).await.doing("look at the task")?;
+        let found = self.0.until(at.deadline).find(&at.key.operation, &step).await.told("look at the task")?;
         let lost = || Failure::new(Class::Terminal(Reason::NotFound), "the backend does not know the task any more");
         let task = found.and_then(|receipt| receipt.resource).ok_or_else(lost)?;
         if task.state == RUNNING {
@@ -74,7 +75,7 @@ impl<P: Backend> Step for Wait<P> {
     }
 
     fn act<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
-        in_time(at, self.look(at)).boxed()
+        self.look(at).map(|seen| said(at, seen)).boxed()
     }
 
     fn undo<'a>(&'a self, _: &'a At, _: &'a Value) -> BoxFuture<'a, Result<Progress, Failure>> {

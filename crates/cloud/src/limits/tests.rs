@@ -52,6 +52,7 @@ fn common() -> Vec<String> {
         format!("| first wait before a repeat | up to {} |", span(retry.base)),
         format!("| longest wait before a repeat | {} |", span(retry.cap)),
         format!("| repeats saved up | {} |", Budget::MOST),
+        format!("| an answer's length | {} MiB from backends |", MOST_ANSWER / (1024 * 1024)),
         format!("| ping: deadline | {} |", span(PING.deadline)),
         format!("| ping: counts for | {} |", span(PING.fresh)),
     ]

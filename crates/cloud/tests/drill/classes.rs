@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mainstay_cloud::port::{Backend as _, Compute as _};
 use mainstay_cloud::{Code, drill};
-use mainstay_runtime::client::HttpError;
 use mainstay_runtime::failure::{Class, Classify as _, Reason};
+use mainstay_runtime::resilience::Denied;
 use mainstay_testkit::drill_backend::{Die, Fault, Lie, On};
 
 use super::*;
@@ -99,7 +99,7 @@ async fn a_stall_ends_at_the_deadline_of_its_class() {
             });
             world.backend.arrived("compute", verb, count).await.unwrap();
             let error = skip(call).await.unwrap().unwrap_err();
-            assert!(matches!(error, CloudError::Call(HttpError::TooLate(after)) if after == deadline), "{error:?}");
+            assert!(matches!(error, CloudError::Denied(Denied::TooLate(after)) if after == deadline), "{error:?}");
             assert_eq!(error.class(), Class::Indeterminate);
         }
         assert_eq!(compute.find("o", &step).await.unwrap().is_some(), done, "{fault:?}");

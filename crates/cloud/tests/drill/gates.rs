@@ -160,4 +160,6 @@ async fn a_gate_has_the_numbers_of_its_class() {
     assert_eq!(error.class(), Class::Indeterminate);
     assert!(resilience::Verdict::of::<(), _>(&Err(error)) == resilience::Verdict::Sick);
     assert!(took >= limits.deadline * 2 && took <= limits.bound(), "{took:?} for three attempts");
+    let counts = world.gates.view().remove(0).counts;
+    assert_eq!((counts.calls, counts.repeats, counts.late, counts.sick), (1, 2, 3, 3), "and tells that they were late");
 }

@@ -6,6 +6,7 @@
 
 mod classes;
 mod gates;
+mod handlers;
 mod ports;
 
 use std::future::Future;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use mainstay_cloud::drill::{Area, Drill};
 use mainstay_cloud::port::Instance;
-use mainstay_cloud::{CloudError, Resilient};
+use mainstay_cloud::{CloudError, Resilient, limits};
 use mainstay_runtime::client::{Http, Trust};
 use mainstay_runtime::operation::EffectKey;
 use mainstay_runtime::resilience::gates::Gates;
@@ -51,7 +52,7 @@ impl World {
 }
 
 fn http() -> Http {
-    Http::new(Trust::Only(Arc::new(rustls::RootCertStore::empty())), 4 * 1024 * 1024).unwrap()
+    Http::new(Trust::Only(Arc::new(rustls::RootCertStore::empty())), limits::MOST_ANSWER).unwrap()
 }
 
 fn key(step: &str, token: u64) -> EffectKey {

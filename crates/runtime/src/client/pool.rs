@@ -118,6 +118,22 @@ mod tests {
         assert!(confine(&"https://example.org/".parse().unwrap()).is_ok());
     }
 
+    #[test]
+    fn the_document_shows_the_numbers_of_the_pool() {
+        let shown = include_str!("../../../../docs/resilience.md");
+        let (connect, idle) = (CONNECT_TIMEOUT.as_secs(), IDLE_TIMEOUT.as_secs());
+        let (ping, call) = (PING_INTERVAL.as_secs(), crate::client::CALL_DEADLINE.as_secs());
+        for row in [
+            format!("| connecting, name, TCP and TLS together | {connect} s |"),
+            format!("| idle connections | {IDLE_CONNECTIONS} to a host, {idle} s |"),
+            format!("| HTTP/2 connection | ping each {ping} s, answered within {ping} s |"),
+            format!("| Kubernetes API: single call | {call} s |"),
+        ] {
+            let count = shown.lines().filter(|line| line.starts_with(&row)).count();
+            assert_eq!(count, 1, "docs/resilience.md has no line {row}");
+        }
+    }
+
     #[tokio::test]
     async fn the_connector_itself_refuses_too() {
         let refused = Confined::new().call("http://192.0.2.1:1/".parse().unwrap()).await.unwrap_err();
