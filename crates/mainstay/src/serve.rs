@@ -11,6 +11,7 @@
 //! On a full disk only the last line waits, until there is room (`room`): reads are served before.
 
 pub(crate) mod args;
+mod breakers;
 mod dir;
 mod drill;
 mod figures;
@@ -51,8 +52,6 @@ use traces::Traces;
 
 /// Time for everything to finish after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
-/// Gates of backends that are remembered at a time: each backend has at most three for each of its hosts.
-const MOST_GATES: usize = 256;
 /// The counter whose value is the fencing token of this start.
 const FENCE: &str = "fence";
 
@@ -123,7 +122,7 @@ fn open(dir: &Path) -> anyhow::Result<Base> {
     let leases = LocalLeases::new(leases::StoredTerms(store.clone()));
     let duties = Duties::new(tasks.clone(), clock.clone(), Arc::new(leases));
     let worked = mainstay_operations::Metrics::default();
-    let gates = Arc::new(Gates::new(MOST_GATES));
+    let gates = Arc::new(breakers::gates());
     Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, worked, gates, keys })
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "observe/alerts.rs"]
 mod alerts;
+#[path = "observe/breakers.rs"]
+mod breakers;
 #[path = "observe/metrics.rs"]
 mod metrics;
 #[path = "observe/scrape.rs"]

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use mainstay_cloud::{Backends, handlers};
+use mainstay_cloud::{Backends, handlers, limits};
 use mainstay_runtime::Failure;
 use mainstay_runtime::client::{Http, Trust};
 use mainstay_runtime::operation::{At, Handler, Progress, Step, Work};
 use mainstay_runtime::resilience::gates::Gates;
 use serde::Deserialize;
 
-/// Largest answer of a drill-backend: a list of all that is there.
-const MOST_ANSWER: usize = 16 * 1024 * 1024;
 /// What poison takes at a time, in bytes.
 const GULP: usize = 64 * 1024 * 1024;
 
@@ -23,7 +21,7 @@ const GULP: usize = 64 * 1024 * 1024;
 /// When its client cannot be made.
 pub(super) fn handlers(url: &str, gates: &Arc<Gates>) -> anyhow::Result<Vec<Arc<dyn Handler>>> {
     let nobody = Trust::Only(Arc::new(rustls::RootCertStore::empty()));
-    let http = Http::new(nobody, MOST_ANSWER).context("make drill-backend's client")?;
+    let http = Http::new(nobody, limits::MOST_ANSWER).context("make drill-backend's client")?;
     let backends = Backends::drill(&http, url, gates).context("use drill-backend")?;
     let poison: Arc<dyn Handler> = Arc::new(Poison);
     Ok(handlers::all(backends).into_iter().chain([poison]).collect())

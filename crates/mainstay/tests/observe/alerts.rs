@@ -147,7 +147,7 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
     worse = worse.replace("mainstay_lease_held{lease=\"leftovers\"} 1", "mainstay_lease_held{lease=\"leftovers\"} 0");
     let _ = write!(
         worse,
-        "mainstay_backend_breaker_state{{{backend}}} 2\nmainstay_backend_full_total{{{backend}}} 0\n\
+        "mainstay_backend_full_total{{{backend}}} 0\n\
          mainstay_backend_calls_waiting{{{backend}}} 3\nmainstay_backend_repeats_left{{backend=\"dns\"}} 0\n\
          mainstay_duty_failures_total{{duty=\"leftovers\",class=\"Transient\"}} 0\n",
     );
@@ -169,6 +169,10 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
         let sample = format!("mainstay_request_duration_seconds_bucket{{le=\"{bound}\",verb=\"get\"}}");
         writeln!(series, "      - {{series: '{sample}', values: '0+{grows}x60'}}").unwrap();
     }
+    // A backend that stalls: each probe takes its time.
+    let tried = "2 1 1 ".repeat(20);
+    writeln!(series, "      - {{series: 'mainstay_backend_breaker_state{{{backend}}}', values: '{}'}}", tried.trim())
+        .unwrap();
     let failed = "mainstay_requests_total{verb=\"get\",group=\"\",resource=\"pods\",code=\"500\"}";
     writeln!(series, "      - {{series: '{failed}', values: '0+1000x60'}}").unwrap();
     let all: BTreeSet<String> =

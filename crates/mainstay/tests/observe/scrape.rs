@@ -9,8 +9,8 @@ use tokio::time::{interval, timeout};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
-/// Longest wait for a figure.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for a figure: what an open breaker refused comes back after 45 s.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One metric as it is declared, with the names of its labels.
 #[derive(Debug, Default, PartialEq, Eq)]
