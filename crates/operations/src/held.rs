@@ -160,3 +160,6 @@ pub(crate) async fn heartbeat(held: Arc<Held>, queue: Arc<dyn Queue>, policy: Po
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

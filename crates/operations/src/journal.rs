@@ -9,15 +9,20 @@ use mainstay_runtime::operation::{EffectKey, MAX_STEPS, Step};
 use mainstay_runtime::{Class, Doing, Failure, Reason};
 use mainstay_store::operation::{Attempt, Queue, StepRow, StepState};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The most bytes that a step may be done with.
 pub(crate) const MAX_OUTPUT: usize = 64 << 10;
+
+/// What an operation has that is carried out beside no other of those that their workers may have died of.
+pub(crate) type Alone = Option<OwnedSemaphorePermit>;
 
 /// See the module.
 pub(crate) struct Journal<'a> {
     queue: &'a dyn Queue,
     attempt: &'a Attempt,
     rows: Vec<StepRow>,
+    alone: Alone,
 }
 
 /// One time that a step is, or was, carried out.
@@ -33,8 +38,8 @@ pub(crate) struct Round {
 
 impl<'a> Journal<'a> {
     /// What earlier attempts have written.
-    pub(crate) fn new(queue: &'a dyn Queue, attempt: &'a Attempt, rows: Vec<StepRow>) -> Self {
-        Self { queue, attempt, rows }
+    pub(crate) fn new(queue: &'a dyn Queue, attempt: &'a Attempt, rows: Vec<StepRow>, alone: Alone) -> Self {
+        Self { queue, attempt, rows, alone }
     }
 
     /// Whether a step may have an effect now.
@@ -84,6 +89,10 @@ impl<'a> Journal<'a> {
         match self.rows.iter_mut().find(|row| row.step == entry.step) {
             Some(row) => *row = entry,
             None => self.rows.push(entry),
+        }
+        // The row says the same: whose steps get done does not kill its workers.
+        if matches!(state, StepState::Done | StepState::Undone) {
+            self.alone = None;
         }
         (round.state, round.output) = (Some(state), output);
         Ok(())

@@ -17,8 +17,8 @@ pub struct Policy {
     pub lease: Duration,
     /// Attempts whose worker was lost before the operation is taken for the cause: 5.
     pub lost_limit: u32,
-    /// From so many lost workers on, an operation shares its worker with no other suspect: 2. What kills its worker takes
-    /// its neighbours along; alone, it is found out and they are cleared.
+    /// From so many lost workers on, an operation is begun beside no other suspect: 2. What kills its worker takes its
+    /// neighbours along; alone, it is found out and they are cleared.
     pub alone_from: u32,
     /// How late a failed attempt is followed by the next: at most 2 s after the first, then 4, 8 ... 300 s.
     pub again: retry::Settings,

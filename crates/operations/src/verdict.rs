@@ -21,6 +21,8 @@ pub(crate) enum Decision {
     Retry { after: Duration, failure: Failed, undoing: bool },
     /// Again, without one.
     Later { after: Duration },
+    /// Again, without having been begun.
+    Unbegun { after: Duration },
     /// The end.
     End { state: State, failure: Option<Failed>, said: Failed, output: Value },
 }

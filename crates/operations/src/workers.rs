@@ -6,26 +6,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks, trace};
-use mainstay_store::operation::{Claim, Claimed, Claims, Ending, Ledger, Order, Queue, Settlement, Standing};
-use mainstay_store::{Object, StoreError, Write};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use mainstay_store::operation::{Claim, Claimed, Claims, Ledger, Order, Queue, Row, Standing};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
 use crate::attempt::{Came, Trying};
 use crate::held::{Held, Hold, heartbeat};
-use crate::journal::Journal;
-use crate::metrics::{Metrics, outcome_of};
+use crate::journal::{Alone, Journal};
+use crate::metrics::Metrics;
+use crate::panics::{caught, panicked};
 use crate::policy::Policy;
-use crate::verdict::{Before, Decision, Failed, is_undone, note, verdict};
+use crate::settling::Settling;
+use crate::verdict::{Before, Decision, is_undone, verdict};
 
 /// The pause after a claim, or a settlement, that failed.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
+/// Who has to wait until it can be alone is looked at again after once to twice this.
+const ALONE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What workers work with.
 #[derive(Clone)]
@@ -62,7 +66,7 @@ pub struct Workers {
     held: Arc<Held>,
     slots: Arc<Semaphore>,
     /// For those that may have killed their worker: one at a time.
-    alone: Semaphore,
+    alone: Arc<Semaphore>,
     /// A slot became free of a project that may have had all it may.
     freed: Notify,
 }
@@ -74,7 +78,7 @@ impl Workers {
         let workers = Arc::new(Self {
             held: Arc::default(),
             slots: Arc::new(Semaphore::new(with.policy.slots)),
-            alone: Semaphore::new(1),
+            alone: Arc::new(Semaphore::new(1)),
             freed: Notify::new(),
             with,
         });
@@ -129,12 +133,21 @@ impl Workers {
             }
         };
         let full = claimed.len() >= limit;
+        let (mut begun, mut back) = (Vec::new(), Vec::new());
         for (claimed, slot) in claimed.into_iter().zip(slots) {
             let hold = self.held.add(claimed.attempt.clone(), at, stop.child_token());
+            match self.alone(&claimed.standing.row) {
+                Ok(alone) => begun.push((claimed, hold, slot, alone)),
+                Err(_) => back.push(self.hand_back(claimed, hold)),
+            }
+        }
+        // First: of what the one does to its worker, those that only wait for it are not to be suspected.
+        join_all(back).await;
+        for (claimed, hold, slot, alone) in begun {
             let (workers, span) =
                 (self.clone(), info_span!("operation", id = %claimed.attempt.id, attempt = claimed.attempt.number));
             trace::adopt(&span, || trace::of_object(&claimed.object.body));
-            drop(self.with.tasks.spawn("operation", workers.carry_out(claimed, hold, slot).instrument(span)));
+            drop(self.with.tasks.spawn("operation", workers.carry_out(claimed, hold, slot, alone).instrument(span)));
         }
         if full {
             return None;
@@ -143,29 +156,53 @@ impl Workers {
         Some([due, next_expiry].into_iter().flatten().fold(policy.look, Duration::min))
     }
 
-    /// One operation, from its claim to its settlement.
-    async fn carry_out(self: Arc<Self>, claimed: Claimed, hold: Hold, slot: OwnedSemaphorePermit) {
-        let began = Instant::now();
-        let Claimed { attempt, object, standing, waited } = claimed;
-        self.with.metrics.began(waited);
-        let order = self.with.ledger.order(&object);
-        let handler = order.as_ref().ok().and_then(|order| self.with.handlers.get(&order.work.handler)).cloned();
-        let max_attempts = order.as_ref().map_or(1, |order| order.max_attempts);
-        let mut journal = Journal::new(&*self.with.queue, &attempt, standing.steps.clone());
-        let came = self.attempt(order, handler.as_deref(), &standing, &mut journal, &hold).await;
-        let (policy, touched) = (&self.with.policy, journal.is_touched());
-        let decision = verdict(Before { row: &standing.row, max_attempts, touched, policy }, came, rand::random());
-        let standing = Standing { steps: journal.into_rows(), ..standing };
-        if !hold.lost.is_cancelled() {
-            self.settle(&attempt, object, &standing, &decision, &hold, handler.as_deref()).await;
+    /// Room for an operation: beside all others, or, when its workers were lost again and again, beside no other such.
+    fn alone(&self, row: &Row) -> Result<Alone, TryAcquireError> {
+        if row.lost < self.with.policy.alone_from {
+            return Ok(None);
         }
+        self.alone.clone().try_acquire_owned().map(Some)
+    }
+
+    /// What may have killed its worker, and has to wait for another such: it is as if nobody had claimed it.
+    async fn hand_back(&self, claimed: Claimed, hold: Hold) {
+        let Claimed { attempt, object, standing, .. } = claimed;
+        let decision = Decision::Unbegun { after: ALONE_AGAIN.mul_f64(1.0 + rand::random::<f64>()) };
+        let (with, standing) = (&self.with, &standing);
+        let settling = Settling { with, attempt: &attempt, hold: &hold, standing, handler: None, decision: &decision };
+        settling.run(object).await;
         self.held.remove(&attempt);
-        self.with.metrics.over(handler.map(|handler| handler.name()), began.elapsed());
-        let lane_may_be_full = self.held.len() + 1 >= policy.slots_per_lane;
+    }
+
+    /// One operation, from its claim to its settlement. Whoever panics, the attempt is let go of.
+    async fn carry_out(self: Arc<Self>, claimed: Claimed, hold: Hold, slot: OwnedSemaphorePermit, alone: Alone) {
+        let (began, attempt) = (Instant::now(), claimed.attempt.clone());
+        self.with.metrics.began(claimed.waited);
+        let handler = AssertUnwindSafe(self.carried(claimed, &hold, alone)).catch_unwind().await.unwrap_or_default();
+        self.held.remove(&attempt);
+        self.with.metrics.over(handler, began.elapsed());
+        let lane_may_be_full = self.held.len() + 1 >= self.with.policy.slots_per_lane;
         drop(slot);
         if lane_may_be_full {
             self.freed.notify_one();
         }
+    }
+
+    /// Its handler's name, when there is one.
+    async fn carried(&self, claimed: Claimed, hold: &Hold, alone: Alone) -> Option<&'static str> {
+        let Claimed { attempt, object, standing, .. } = claimed;
+        let order = caught("read an operation", || self.with.ledger.order(&object));
+        let handler = order.as_ref().ok().and_then(|order| self.with.handlers.get(&order.work.handler)).cloned();
+        let max_attempts = order.as_ref().map_or(1, |order| order.max_attempts);
+        let mut journal = Journal::new(&*self.with.queue, &attempt, standing.steps.clone(), alone);
+        let came = self.attempt(order, handler.as_deref(), &standing, &mut journal, hold).await;
+        let (policy, touched) = (&self.with.policy, journal.is_touched());
+        let decision = verdict(Before { row: &standing.row, max_attempts, touched, policy }, came, rand::random());
+        let standing = Standing { steps: journal.into_rows(), ..standing };
+        let handler = handler.map(|handler| handler.name());
+        let (with, standing) = (&self.with, &standing);
+        Settling { with, attempt: &attempt, hold, standing, handler, decision: &decision }.run(object).await;
+        handler
     }
 
     async fn attempt(
@@ -196,101 +233,18 @@ impl Workers {
             let what = format!("there is no handler {:?}", order.work.handler);
             return Came::Failed(Failure::new(Class::Terminal(Reason::UnknownHandler), what));
         };
-        let _alone = if row.lost >= policy.alone_from { self.alone.acquire().await.ok() } else { None };
         let deadline = Instant::now() + order.timeout;
         let (stop, cancelled) = (hold.stop.clone(), hold.cancelled.clone());
         let trying = Trying { handler, work: &order.work, deadline, stop, cancelled };
         let work = async { if is_undone(row) { trying.back(journal).await } else { trying.forward(journal).await } };
-        let panicked = |_| Came::Failed(Failure::new(Class::Terminal(Reason::Panicked), "the handler panicked"));
+        let panicked = |_| Came::Failed(panicked("carry out an operation"));
         let caught = AssertUnwindSafe(work).catch_unwind().map(|came| came.unwrap_or_else(panicked));
         // The last resort: a step that overran all deadlines of its own stays in doubt.
         let late =
             |_| Came::Failed(Failure::new(Class::Indeterminate, "the attempt did not end within spec.timeoutSeconds"));
         timeout_at(deadline + policy.overrun, caught).await.unwrap_or_else(late)
     }
-
-    /// Stores what came of the attempt, however long the store is away, as long as it is ours.
-    async fn settle(
-        &self,
-        attempt: &mainstay_store::operation::Attempt,
-        mut object: Arc<Object>,
-        standing: &Standing,
-        decision: &Decision,
-        hold: &Hold,
-        handler: Option<&dyn Handler>,
-    ) {
-        let name = handler.map(Handler::name);
-        while !hold.lost.is_cancelled() {
-            let settlement = match self.settlement(&object, standing, decision) {
-                Ok(settlement) => settlement,
-                Err(failure) => {
-                    tracing::error!(failure = failure.chain(), "an operation's end cannot be written");
-                    return;
-                }
-            };
-            if fault::hit(Point::OperationBeforeSettle).is_err() {
-                self.with.metrics.settle_again();
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            match self.with.queue.settle(attempt, settlement).await {
-                Ok(_) => {
-                    fault::hit(Point::OperationAfterSettle).ok();
-                    return self.tell(name, &object, decision);
-                }
-                // It was said before, though that was not heard; or somebody else says it.
-                Err(StoreError::Fenced(_)) => return self.with.metrics.fenced(),
-                Err(StoreError::Conflict(newer)) => object = newer,
-                Err(StoreError::Missing | StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "what came of an operation could not be stored yet");
-                    self.with.metrics.settle_again();
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-        self.with.metrics.fenced();
-    }
-
-    fn settlement(&self, object: &Object, standing: &Standing, decision: &Decision) -> Result<Settlement, Failure> {
-        let (row, now_ms) = (&standing.row, self.now_ms());
-        let later = |after: Duration| now_ms.saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
-        Ok(match decision {
-            Decision::Retry { after, failure, undoing } => {
-                let note = note(row, failure, now_ms);
-                let undoing = undoing.then(|| note.clone());
-                Settlement::Retry { run_at_ms: later(*after), note, undoing }
-            }
-            Decision::Later { after } => Settlement::Later { run_at_ms: later(*after) },
-            Decision::End { state, failure, said, output } => {
-                let note = failure.as_ref().map(|failure| note(row, failure, now_ms));
-                let mut standing = standing.clone();
-                if let Some(note) = note.clone() {
-                    standing.row.failed(note);
-                }
-                let Failed { reason, message } = said.clone();
-                let ending = Ending { state: *state, reason, message, output: output.clone(), standing, at_ms: now_ms };
-                let write: Write = self.with.ledger.end(object, &ending)?;
-                Settlement::End { state: *state, note, write: Box::new(write) }
-            }
-        })
-    }
-
-    fn tell(&self, handler: Option<&'static str>, object: &Object, decision: &Decision) {
-        let operation = &object.key;
-        match decision {
-            Decision::Retry { failure, after, .. } => {
-                self.with.metrics.came(handler, "failed");
-                tracing::warn!(%operation, reason = failure.reason, failure = failure.message, ?after, "an operation failed and is tried again");
-            }
-            Decision::Later { .. } => self.with.metrics.came(handler, "later"),
-            Decision::End { state, said, .. } => {
-                let outcome = outcome_of(*state);
-                self.with.metrics.came(handler, outcome);
-                if outcome == "dead" {
-                    tracing::error!(%operation, reason = said.reason, failure = said.message, "an operation is a dead letter");
-                }
-            }
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;
