@@ -5,6 +5,8 @@
 //! Ordinary runs draw a few cases of each drill; `MAINSTAY_DRILLS=all` runs every case (`make drills`, docs/drills.md).
 //! `MAINSTAY_SEED` repeats a draw.
 
+#[path = "drills/busy.rs"]
+mod busy;
 #[path = "drills/cancelled.rs"]
 mod cancelled;
 #[path = "drills/cases.rs"]

@@ -41,6 +41,8 @@ guards! {
     LaneLimit = "lane-limit",
     /// Repeats of calls are paid from a budget.
     RetryBudget = "retry-budget",
+    /// A call that was not sent uses up none of its operation's attempts.
+    Unsent = "unsent",
 }
 
 impl Guard {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{At, Progress};
 use mainstay_runtime::resilience::{CallFailure, Denied};
 use mainstay_runtime::{Doing, Failure};
@@ -40,7 +41,9 @@ pub(super) trait Told<T> {
 impl<T> Told<T> for Result<T, CloudError> {
     fn told(self, what: impl Into<Cow<'static, str>>) -> Result<T, Unmet> {
         let refusal = self.as_ref().err().and_then(CallFailure::denied);
-        if let Some(retry_in) = refusal.and_then(Denied::not_sent) {
+        if let Some(retry_in) = refusal.and_then(Denied::not_sent)
+            && Guard::Unsent.holds()
+        {
             return Err(Unmet::NotSent(retry_in));
         }
         Ok(self.doing(what)?)

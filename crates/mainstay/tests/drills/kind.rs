@@ -100,11 +100,11 @@ impl Kind {
         match self {
             Self::Provision | Self::Refused => provision(name),
             Self::Deprovision => {
-                json!({ "handler": "deprovision", "payload": { "name": name, "domain": domain(name) }, "maxAttempts": 50 })
+                json!({ "handler": "deprovision", "payload": { "name": name, "domain": domain(name) } })
             }
             Self::RunTask => {
                 let task = json!({ "image": "web", "command": ["looks", "1"] });
-                json!({ "handler": "run-task", "payload": task, "maxAttempts": 50 })
+                json!({ "handler": "run-task", "payload": task })
             }
             Self::Teardown | Self::Noop => json!({ "handler": "noop" }),
         }
@@ -145,7 +145,7 @@ impl Kind {
 /// What `provision` is told to make.
 pub(crate) fn provision(name: &str) -> Value {
     json!({
-        "handler": "provision", "maxAttempts": 50,
+        "handler": "provision",
         "payload": {
             "name": name, "domain": domain(name), "cidr": "10.0.0.0/24", "volumeBytes": 1024, "image": "web",
             "cpuMillis": 500, "memoryBytes": 4096, "port": 443,

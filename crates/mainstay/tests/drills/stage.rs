@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::exe;
 
 /// Longest time for an operation, over all that happens to it.
-const PATIENCE: Duration = Duration::from_mins(3);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 /// Guards of drill-backend that are taken away, with commas between them.
 const BACKEND_WITHOUT: &str = "MAINSTAY_DRILL_BACKEND_WITHOUT";
 /// Between two looks.

@@ -124,6 +124,21 @@ async fn a_gate_that_somebody_has_in_hand_is_not_made_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_place_does_not_make_the_backend_slow() {
+    let gates = Gates::new(1);
+    let places = super::super::bulkhead::Settings { places: 1, waiting: 9, wait: Duration::from_secs(10) };
+    let gate = gates.of(&key("launch", "busy"), &Limits { bulkhead: places, ..LIMITS });
+    let takes_a_second = || async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, Fault>(())
+    };
+    let began = Instant::now();
+    let calls = futures::future::join_all((0..10).map(|_| gate.call(false, takes_a_second))).await;
+    assert!(calls.iter().all(Result::is_ok) && began.elapsed() == Duration::from_secs(10));
+    assert_eq!(gates.view()[0].state, breaker::State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_listens_hears_which_gate_it_was() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = Arc::clone(&heard);
