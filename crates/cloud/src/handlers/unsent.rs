@@ -13,8 +13,7 @@ use mainstay_runtime::{Doing, Failure};
 
 use crate::CloudError;
 
-/// The shortest wait until it is tried again, and the longest that is ours: a backend that is well has room within a second;
-/// with ten thousand operations behind ten places, coming back each second would be all that their workers do.
+/// The shortest wait until it is tried again, and the longest that is ours; docs/resilience.md says why.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Why a call brought nothing.
@@ -71,6 +70,17 @@ fn wait(attempt: u64, retry_in: Duration, random: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_document_shows_how_long_it_waits() {
+        let shown = include_str!("../../../../docs/resilience.md");
+        let (first, most) = (WAIT.0.as_secs(), WAIT.1.as_secs());
+        for row in
+            [format!("| put back when it was not sent | {first} s |"), format!("| put back for at most | {most} s |")]
+        {
+            assert!(shown.lines().any(|line| line.starts_with(&row)), "docs/resilience.md has no line {row}");
+        }
+    }
 
     #[test]
     fn it_comes_back_when_it_may_and_ever_later_up_to_a_bound() {
