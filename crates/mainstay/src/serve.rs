@@ -95,15 +95,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     dir::prepare(&args.data_dir)?;
     let base = open(&args.data_dir)?;
+    let sending = Tasks::new();
     if let Some(traces) = traces {
-        traces.export(&base.tasks);
+        traces.export(&sending);
     }
     let (server, listener) = api(&base, &args, &figures).await?;
     let url = format!("https://{}", reachable(listener.address()?));
     server.set_gates(base.gates.clone());
     let parts = Parts::of(&server);
     drop(base.tasks.essential("listener", |stop| listener.serve(server.clone(), stop)));
-    let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url, args.drill_backend));
+    let starting = base.tasks.spawn("start", start(base.clone(), server, parts, url, args));
     let asked = tokio::select! {
         started = starting => {
             started??;
@@ -111,7 +112,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         asked = signals.wait(&base.tasks) => asked,
     };
-    close(&base, asked).await
+    let closed = close(&base, asked).await;
+    // Last: what ended meanwhile is traced, too.
+    sending.shutdown(traces::FLUSH + Duration::from_secs(1)).await.ok();
+    closed
 }
 
 fn open(dir: &Path) -> anyhow::Result<Base> {
@@ -170,13 +174,7 @@ async fn api(base: &Base, args: &ServeArgs, traces: &traces::Figures) -> anyhow:
 }
 
 /// Starts what acts by itself: each is a tracked task, told to stop and joined by [`close`]. What writes waits for room.
-async fn start(
-    base: Base,
-    server: ApiServer,
-    parts: Parts,
-    url: String,
-    drill_backend: Option<String>,
-) -> anyhow::Result<()> {
+async fn start(base: Base, server: ApiServer, parts: Parts, url: String, args: ServeArgs) -> anyhow::Result<()> {
     let first = record(&base, &url).await;
     let recorded = !first.as_ref().is_err_and(room::is_lacking);
     if recorded {
@@ -199,7 +197,7 @@ async fn start(
     server.set_figures(Arc::new(controllers.clone()));
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());
-    operations::start(&base, &server, drill_backend.as_deref())?;
+    operations::start(&base, &server, &args)?;
     node::start(&base, &server, fence).await.context("start the node agent")?;
     parts.node_agent.runs(|| Ok(()));
     // It is said to be ready when it is, unless it is told to stop first.

@@ -31,10 +31,13 @@ pub(crate) struct ServeArgs {
     pub(crate) log: String,
     /// Send traces to the OpenTelemetry collector there, as OTLP over HTTP; http:// on the loopback only
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = traces::endpoint)]
-    pub(crate) otlp_endpoint: Option<http::Uri>,
+    pub(crate) otlp_endpoint: Option<traces::Endpoint>,
     /// The share of traces that are sent, from 0 to 1, of those that no caller has decided on
     #[arg(long, value_name = "SHARE", env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = traces::share)]
     pub(crate) otlp_share: f64,
+    /// Seconds after which the operations of a worker that is not heard of are carried out by another, from 3 to 3600
+    #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = clap::value_parser!(u16).range(3..=3_600))]
+    pub(crate) operation_lease: u16,
     /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
     #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
     pub(crate) drill_backend: Option<String>,

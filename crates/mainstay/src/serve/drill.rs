@@ -1,6 +1,7 @@
 //! What a server has only when it is drilled: the handlers over drill-backend, and one that is poison.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -46,6 +47,8 @@ enum Harm {
 #[serde(deny_unknown_fields)]
 struct Payload {
     harm: Harm,
+    /// How long time is held, in milliseconds; without it, for as long as the attempt may take.
+    millis: Option<u64>,
 }
 
 impl Handler for Poison {
@@ -54,11 +57,11 @@ impl Handler for Poison {
     }
 
     fn steps(&self, work: &Work) -> Result<Vec<Box<dyn Step>>, Failure> {
-        Ok(vec![Box::new(work.payload::<Payload>()?.harm)])
+        Ok(vec![Box::new(work.payload::<Payload>()?)])
     }
 }
 
-impl Step for Harm {
+impl Step for Payload {
     fn name(&self) -> &'static str {
         "harm"
     }
@@ -71,14 +74,15 @@ impl Step for Harm {
     fn act<'a>(&'a self, at: &'a At) -> BoxFuture<'a, Result<Progress, Failure>> {
         async move {
             let mut taken = Vec::new();
-            match self {
-                Self::Panic => panic!("as told"),
-                Self::Time => {
-                    // Whichever comes first: that is as long as it may.
-                    tokio::time::timeout_at(at.deadline, at.cancelled.cancelled()).await.ok();
+            match self.harm {
+                Harm::Panic => panic!("as told"),
+                Harm::Time => {
+                    let until = self.millis.map(|millis| tokio::time::Instant::now() + Duration::from_millis(millis));
+                    let until = until.map_or(at.deadline, |until| until.min(at.deadline));
+                    tokio::time::timeout_at(until, at.cancelled.cancelled()).await.ok();
                     Ok(Progress::DONE)
                 }
-                Self::Memory => loop {
+                Harm::Memory => loop {
                     taken.push(vec![1_u8; GULP]);
                     // Others are carried out meanwhile.
                     tokio::task::yield_now().await;

@@ -6,7 +6,9 @@ use mainstay_controllers::project::teardown::Teardown;
 use mainstay_operations::{Noop, Policy, Surroundings, Workers};
 use mainstay_runtime::operation::{Handler, Handlers};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::args::ServeArgs;
 use super::{Base, drill};
 
 /// Every handler of operations, with the client of the identity that it acts as.
@@ -21,14 +23,14 @@ fn handlers(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> any
 ///
 /// # Errors
 /// When a backend's client cannot be made.
-pub(super) fn start(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> anyhow::Result<()> {
+pub(super) fn start(base: &Base, server: &ApiServer, args: &ServeArgs) -> anyhow::Result<()> {
     Workers::start(Surroundings {
         queue: base.store.clone(),
         ledger: Arc::new(Objects),
-        handlers: handlers(base, server, drill_backend)?,
+        handlers: handlers(base, server, args.drill_backend.as_deref())?,
         clock: base.clock.clone(),
         tasks: base.tasks.clone(),
-        policy: Policy::default(),
+        policy: Policy { lease: Duration::from_secs(args.operation_lease.into()), ..Policy::default() },
         metrics: base.worked.clone(),
     });
     Ok(())

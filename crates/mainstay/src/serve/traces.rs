@@ -40,21 +40,28 @@ const SEND: Duration = Duration::from_secs(10);
 /// The pause after a batch that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for what is left.
-const FLUSH: Duration = Duration::from_secs(2);
+pub(super) const FLUSH: Duration = Duration::from_secs(2);
 /// The longest answer of a collector.
 const MOST_ANSWER: usize = 64 * 1024;
 
-/// An endpoint as the command line gives it.
+/// Where a collector is; nowhere when the setting is empty, as OpenTelemetry's are then as good as unset.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint(Option<Uri>);
+
+/// An endpoint as the command line, or the environment, gives it.
 ///
 /// # Errors
 /// When traces would leave this machine without TLS.
-pub(super) fn endpoint(text: &str) -> Result<Uri, String> {
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    if text.is_empty() {
+        return Ok(Endpoint(None));
+    }
     let uri: Uri = text.parse().map_err(|_| "not a URL".to_owned())?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_here = host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
     match uri.scheme_str() {
-        Some("https") if !host.is_empty() => Ok(uri),
-        Some("http") if is_here => Ok(uri),
+        Some("https") if !host.is_empty() => Ok(Endpoint(Some(uri))),
+        Some("http") if is_here => Ok(Endpoint(Some(uri))),
         Some("http") => Err("traces go to another machine over https only".to_owned()),
         _ => Err("expected https://HOST[:PORT], or http:// on the loopback".to_owned()),
     }
@@ -65,6 +72,9 @@ pub(super) fn endpoint(text: &str) -> Result<Uri, String> {
 /// # Errors
 /// When it is not from 0 to 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
+    if text.is_empty() {
+        return Ok(1.0);
+    }
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
@@ -101,7 +111,7 @@ impl Traces {
     /// # Errors
     /// When the client of the collector cannot be made.
     pub(super) fn of(args: &ServeArgs, figures: &Figures) -> anyhow::Result<Option<Self>> {
-        let Some(endpoint) = &args.otlp_endpoint else { return Ok(None) };
+        let Some(Endpoint(Some(endpoint))) = &args.otlp_endpoint else { return Ok(None) };
         let client = Collector(Http::new(Trust::System, MOST_ANSWER).context("make the collector's client")?);
         let url = format!("{}/v1/traces", endpoint.to_string().trim_end_matches('/'));
         let builder = opentelemetry_otlp::SpanExporter::builder().with_http().with_http_client(client);
@@ -130,14 +140,14 @@ impl Traces {
         layer.with_filter(filter_fn(|metadata| metadata.is_span() && trace::SPANS.contains(&metadata.name())))
     }
 
-    /// Begins to send.
+    /// Begins to send. These tasks are to be stopped when nobody else runs any more: what is ended until then is sent, too.
     pub(super) fn export(self, tasks: &Tasks) {
         // What sends is not traced itself, and must not trace itself.
         trace::begin();
         drop(tasks.spawn("traces", self.send(tasks.stopping()).with_subscriber(NoSubscriber::default())));
     }
 
-    /// Sends until the process stops, and then what is left, for a while.
+    /// Sends until it is told to stop, and then what is left, for a while.
     async fn send(self, stop: CancellationToken) {
         let late = async {
             stop.cancelled().await;
@@ -229,10 +239,11 @@ mod tests {
         {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["http://collector.example:4318", "http://10.0.0.1", "collector:4318", "", "ftp://localhost"] {
+        for bad in ["http://collector.example:4318", "http://10.0.0.1", "collector:4318", "ftp://localhost"] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
-        assert_eq!((share("0.25"), share("1")), (Ok(0.25), Ok(1.0)));
+        assert!(endpoint("").is_ok_and(|nowhere| nowhere.0.is_none()), "empty is unset");
+        assert_eq!((share("0.25"), share("1"), share("")), (Ok(0.25), Ok(1.0), Ok(1.0)));
         assert!(share("1.1").is_err() && share("-0.1").is_err() && share("NaN").is_err() && share("x").is_err());
     }
 }

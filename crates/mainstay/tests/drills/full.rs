@@ -3,8 +3,12 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ObjectMeta, PostParams};
+use mainstay_testkit::drill_backend::{Fault, On};
 use mainstay_testkit::server::Server;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -17,6 +21,10 @@ use crate::stage::{GLANCE, Stage};
 /// Tells the test in a process with mounts of its own that it is there.
 const APART: &str = "MAINSTAY_DRILL_APART";
 const OPERATIONS: usize = 20;
+/// How long each call takes while the disk is filled.
+const LATE: Duration = Duration::from_millis(500);
+/// Longest wait for an operation that meets the full disk.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes all the room that is left.
 fn stuff(file: &Path) -> anyhow::Result<()> {
@@ -48,19 +56,29 @@ async fn on_a_small_file_system() -> anyhow::Result<()> {
         spec["maxAttempts"] = json!(100);
         stage.order(&name, &spec).await?;
     }
-    // Some are done, some are under way.
+    // All are under way, and stay so until nothing can be stored any more: the log has room of its own, which is filled, too.
+    stage.backend.drill(On::all(), Fault::LateEffect { millis: LATE.as_millis().try_into()? }, None).await?;
     stage.backend.carried_out(OPERATIONS).await?;
-    stuff(&stuffing)?;
     let before = stage.backend.effects().await?.len();
-    let until = Instant::now() + std::time::Duration::from_secs(30);
-    while !server.log_text().contains("could not be stored yet") {
+    let configs: Api<ConfigMap> = Api::namespaced(server.client().await?, "default");
+    for at in 0.. {
         stuff(&stuffing)?;
-        if Instant::now() > until || stage.backend.effects().await?.len() >= 5 * OPERATIONS {
-            break;
+        let metadata = ObjectMeta { name: Some(format!("filler-{at}")), ..ObjectMeta::default() };
+        let data = Some([("a".to_owned(), "a".repeat(100_000))].into());
+        let filler = ConfigMap { metadata, data, ..ConfigMap::default() };
+        match configs.create(&PostParams::default(), &filler).await {
+            Err(kube::Error::Api(status)) if status.code == 507 => break,
+            answer => drop(answer?),
         }
+    }
+    let until = Instant::now() + PATIENCE;
+    while !server.log_text().contains("could not be stored yet") {
+        ensure!(Instant::now() < until, "no operation met the full disk:\n{}", stage.last_words());
         sleep(GLANCE).await;
     }
     let within = stage.backend.effects().await?.len();
+    ensure!(within < 5 * OPERATIONS, "all effects were had");
+    stage.backend.calm().await?;
     std::fs::remove_file(&stuffing)?;
     for name in names() {
         stage.ended(&name, "Succeeded", "Succeeded").await?;
