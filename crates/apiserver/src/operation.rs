@@ -14,7 +14,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_api::operation::OperationSpec;
+use mainstay_api::operation::{OperationPhase, OperationSpec, OperationStatus, StepRecordState};
 use mainstay_runtime::operation::{Owner, Work};
 use mainstay_runtime::{Class, Failure, Reason, Timestamp};
 use mainstay_store::operation::{Ending, Ledger, Order, Queued};
@@ -111,8 +111,14 @@ pub(crate) fn queued(operation: &Value) -> Queued {
     }
 }
 
+/// Whether it died, and what it did may have effects still: it is not forgotten before somebody has looked.
+pub(crate) fn left_something(operation: &Value) -> bool {
+    let status = OperationStatus::deserialize(&operation["status"]).unwrap_or_default();
+    status.phase == OperationPhase::Dead && status.steps.iter().any(|step| step.state != StepRecordState::Undone)
+}
+
 /// Whether its status says that it has ended.
 pub(crate) fn has_ended(operation: &Value) -> bool {
-    let phase = operation["status"]["phase"].as_str().and_then(mainstay_api::operation::OperationPhase::parse);
-    phase.is_some_and(mainstay_api::operation::OperationPhase::is_final)
+    let phase = operation["status"]["phase"].as_str().and_then(OperationPhase::parse);
+    phase.is_some_and(OperationPhase::is_final)
 }

@@ -94,15 +94,21 @@ fn check_change(new: &Value, old: &Value) -> Vec<FieldError> {
         let detail = "whom an operation serves stays as it was created";
         errors.push(FieldError::forbidden("metadata.ownerReferences", detail));
     }
-    let held = |object: &Value| {
-        let list = object["metadata"]["finalizers"].as_array();
-        list.is_some_and(|list| list.iter().any(|name| name == names::OPERATION_FINALIZER))
-    };
-    if held(old) && !held(new) {
+    if is_held(old) && !is_held(new) && !(is_deleting(old) && phase == OperationPhase::Dead) {
         let detail = format!("{} is the server's: it goes when the operation has ended", names::OPERATION_FINALIZER);
         errors.push(FieldError::forbidden("metadata.finalizers", detail));
     }
     errors
+}
+
+fn is_deleting(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// Whether the server holds it until it has ended, and nothing of it is left.
+fn is_held(object: &Value) -> bool {
+    let list = object["metadata"]["finalizers"].as_array();
+    list.is_some_and(|list| list.iter().any(|name| name == names::OPERATION_FINALIZER))
 }
 
 fn check_replay(after: u64, before: u64, phase: OperationPhase, old: &Value) -> Option<FieldError> {
@@ -117,8 +123,8 @@ fn check_replay(after: u64, before: u64, phase: OperationPhase, old: &Value) -> 
         let shown = if phase.is_final() { phase.as_str() } else { "not ended" };
         return Some(FieldError::forbidden(path, format!("it has not died: only a dead letter is replayed ({shown})")));
     }
-    let deleting = old["metadata"]["deletionTimestamp"].is_string();
-    deleting.then(|| FieldError::forbidden(path, "it is being deleted; create another operation instead"))
+    let goes = is_deleting(old) && !is_held(old);
+    goes.then(|| FieldError::forbidden(path, "it is being deleted; create another operation instead"))
 }
 
 /// How many bytes JSON takes for a value.

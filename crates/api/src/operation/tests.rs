@@ -107,6 +107,9 @@ fn only_what_has_not_ended_is_cancelled_and_only_what_died_is_replayed() {
     assert!(changed(&cancelled, "/spec/cancelled", json!(false))[0].contains("cannot be taken back"));
     let mut going = with_phase("Dead");
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    assert_eq!(changed(&going, "/spec/replays", json!(2)), [""; 0], "it is held, as something is left of it");
+    assert_eq!(changed(&going, "/metadata/finalizers", json!([])), [""; 0]);
+    going["metadata"]["finalizers"] = json!(["a/b"]);
     assert!(changed(&going, "/spec/replays", json!(2))[0].contains("being deleted"));
 }
 

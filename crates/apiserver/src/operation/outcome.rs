@@ -7,7 +7,7 @@ use mainstay_store::operation::{Ending, State};
 use mainstay_store::{Object, Write};
 use serde_json::Value;
 
-use super::{shown, unreadable};
+use super::{left_something, shown, unreadable};
 use crate::object;
 
 /// The write that gives the object its outcome; the deletion of one that was only waited for.
@@ -19,7 +19,7 @@ pub(super) fn outcome(object: &Object, ending: &Ending) -> Result<Write, Failure
     let status = serde_json::to_value(status(ending)).map_err(|error| unreadable(object, error))?;
     value["status"] = status;
     let deleting = object::is_deleting(&value);
-    if deleting {
+    if deleting && !left_something(&value) {
         release(&mut value);
     }
     let draft = object::draft_of(&api::kind(), &value).map_err(|error| unreadable(object, error))?;

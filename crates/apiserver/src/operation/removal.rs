@@ -7,6 +7,9 @@
 //! | not ended | lives | refused: 409 `OperationNotEnded`; it is cancelled first |
 //! | not ended | none, or gone | cancels it; it goes when it has ended |
 //!
+//! One that died, and has steps that are not undone, stays all the same: as a dead letter that is being deleted. It goes when
+//! a replay has undone them, or when somebody takes the finalizer off it, who has looked at what is left. Nothing else does.
+//!
 //! In a namespace that is being deleted nothing is refused. The owner is looked at before the write, and not in its
 //! transaction: what permits a deletion stays true. A uid that is gone never comes back, an end that was noted was noted,
 //! a namespace that is going goes, and whom an operation serves is never changed. That the operation itself has ended, and
@@ -19,7 +22,7 @@ use mainstay_store::Object;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{has_ended, outcome};
+use super::{has_ended, left_something, outcome};
 use crate::object;
 use crate::server::ApiServer;
 use crate::status::{About, ApiError, ApiResult};
@@ -59,9 +62,10 @@ pub(crate) async fn begin(server: &ApiServer, about: About<'_>, operation: &Valu
 /// The object as its deletion begins with it, when nothing speaks against that.
 pub(super) fn begun(operation: &Value) -> Value {
     let mut new = operation.clone();
-    if has_ended(operation) {
+    if has_ended(operation) && !left_something(operation) {
         outcome::release(&mut new);
     } else {
+        // Of what died it says what a replay is to do: to take it back.
         new["spec"]["cancelled"] = true.into();
     }
     new

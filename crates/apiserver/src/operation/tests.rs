@@ -176,4 +176,17 @@ fn what_was_only_waited_for_goes_with_its_end() {
     let write = outcome(&stored(&going), &ending).unwrap();
     assert!(matches!(write, Write::Update { .. }), "somebody else holds it");
     assert_eq!(finished(&write)["metadata"]["finalizers"], json!(["example.org/hold"]));
+    let with = |state| {
+        let steps = vec![StepRow { step: "make".into(), state, attempt: 1, output: "null".into() }];
+        let standing = Standing { row: row(State::Running), steps };
+        let ending = Ending { state: State::Dead, reason: "UndoFailed".into(), standing, ..ending.clone() };
+        outcome(&stored(&going), &ending).unwrap()
+    };
+    let undone = with(StepState::Undone);
+    assert_eq!(finished(&undone)["metadata"]["finalizers"], json!(["example.org/hold"]));
+    for state in [StepState::Intent, StepState::Done, StepState::Undoing] {
+        let kept = with(state);
+        let finalizers = &finished(&kept)["metadata"]["finalizers"];
+        assert_eq!(finalizers, &going["metadata"]["finalizers"], "what {state:?} may have left is not forgotten");
+    }
 }

@@ -1,6 +1,6 @@
 //! Operations that go: not before their outcome is where it belongs, and then by themselves.
 
-use mainstay_store::operation::State;
+use mainstay_store::operation::{State, StepRow, StepState};
 use serde_json::{Value, json};
 
 use crate::harness::Harness;
@@ -79,6 +79,51 @@ async fn an_outcome_is_not_lost_to_its_owner() {
     api.delete(&operations("")).await.refused(409, "has not noted that");
     note(&api, "a").await;
     assert_eq!(api.delete(&path).await.expect(200)["status"], "Success");
+}
+
+/// Deletes, whoever does it: a dead letter that has left something behind stays, and can be looked at.
+#[tokio::test]
+async fn what_died_and_left_something_is_not_forgotten_before_somebody_has_looked() {
+    let api = Harness::new().await;
+    owned(&api, "a", "owner").await;
+    for name in ["b", "c"] {
+        api.post(&operations(""), &operation(name)).await.expect(201);
+    }
+    for claimed in claim(&api).await {
+        let state = if &*claimed.object.key.name == "c" { StepState::Undone } else { StepState::Undoing };
+        let step = StepRow { step: "make".into(), state, attempt: 0, output: "null".into() };
+        api.store.journal(&claimed.attempt, step).await.unwrap();
+        if &*claimed.object.key.name == "b" {
+            api.delete(&operations("/b")).await.expect(200);
+        }
+        end(&api, &claimed, State::Dead, "UndoFailed").await;
+    }
+    // Deleted while it failed for the last time: it is to be undone first, which fails, too.
+    end(&api, &claim_one(&api).await, State::Dead, "UndoFailed").await;
+    assert_eq!(api.delete(&operations("/c")).await.expect(200)["status"], "Success", "of this nothing is left");
+    remove_owner(&api).await;
+    let swept = api.restarted();
+    let going = |list: &Value| list["items"][0]["metadata"]["deletionTimestamp"].is_string();
+    let left = swept.until(&operations(""), going).await;
+    drop(swept);
+    drop(api.restarted());
+    assert_eq!(names(&api).await, ["a", "b"]);
+    for one in left["items"].as_array().unwrap() {
+        assert_eq!((&one["status"]["phase"], &one["spec"]["cancelled"]), (&json!("Dead"), &json!(true)), "{one}");
+    }
+    for name in ["a", "b"] {
+        let path = operations(&format!("/{name}"));
+        assert_eq!(api.delete(&path).await.expect(200)["status"]["phase"], "Dead");
+    }
+    // A replay takes it back; whoever takes the finalizer off it has looked.
+    api.merge(&operations("/a"), &json!({"spec": {"replays": 1}})).await.expect(200);
+    let claimed = claim_one(&api).await;
+    assert!(claimed.standing.row.cancelled);
+    let undone = StepRow { step: "make".into(), state: StepState::Undone, attempt: 0, output: "null".into() };
+    api.store.journal(&claimed.attempt, undone).await.unwrap();
+    end(&api, &claimed, State::Cancelled, "Cancelled").await;
+    api.merge(&operations("/b"), &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    assert!(names(&api).await.is_empty());
 }
 
 #[tokio::test]

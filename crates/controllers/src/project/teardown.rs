@@ -11,11 +11,13 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ObjectList;
 use kube::{Client, Resource};
+use mainstay_api::operation::Operation;
 use mainstay_api::project::Project;
 use mainstay_api::session::Session;
-use mainstay_runtime::Failure;
 use mainstay_runtime::operation::{At, Handler, Progress, Step, Work};
+use mainstay_runtime::{Class, Failure, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -95,12 +97,29 @@ impl World {
         Key { namespace: None, name: self.what.project.clone() }
     }
 
+    /// Fails when a dead letter holds the namespace that has left something behind: somebody has to look at it.
+    async fn is_held(&self) -> Result<(), Failure> {
+        let place = &self.what.project;
+        let path = format!("{}?fieldSelector=status.phase%3DDead&limit=100", Operation::url_path(&(), Some(place)));
+        let dead: ObjectList<Operation> = self.objects.read(&path, "list the project's dead letters").await?;
+        let held = dead.items.into_iter().find(|one| one.metadata.deletion_timestamp.is_some());
+        held.map_or(Ok(()), |held| Err(still_there(place, &held.metadata.name.unwrap_or_default())))
+    }
+
     async fn sessions(&self) -> Result<Vec<ObjectMeta>, Failure> {
         if self.namespace().await?.is_none() {
             return Ok(Vec::new());
         }
         self.objects.heads(&Session::url_path(&(), Some(&self.what.project)), usize::MAX).await
     }
+}
+
+fn still_there(place: &str, name: &str) -> Failure {
+    let what = format!(
+        "operation {place}/{name} is a dead letter and may have left something behind: replay it, or take its finalizer off, \
+         and then replay this one"
+    );
+    Failure::new(Class::Terminal(Reason::SystemRefused), what)
 }
 
 impl World {
@@ -162,7 +181,10 @@ impl Step for Rest {
         async {
             Ok(match self.0.namespace().await? {
                 None => Some(Progress::DONE),
-                Some(namespace) if namespace.metadata.deletion_timestamp.is_some() => Some(Progress::NotYet(LOOK)),
+                Some(namespace) if namespace.metadata.deletion_timestamp.is_some() => {
+                    self.0.is_held().await?;
+                    Some(Progress::NotYet(LOOK))
+                }
                 Some(_) => None,
             })
         }
