@@ -13,6 +13,10 @@ const LATE_MILLIS: u64 = 700;
 /// So late that the attempt is over, and what it did is taken back, when the effect comes.
 const TOO_LATE_MILLIS: u64 = 4_000;
 
+const fn too_late() -> Fault {
+    Fault::LateEffect { millis: TOO_LATE_MILLIS }
+}
+
 /// At which point an operation is told to end.
 #[derive(Debug, Clone)]
 enum Point {
@@ -24,6 +28,8 @@ enum Point {
     Between(&'static str, &'static str),
     /// While it waits for the world.
     Waiting,
+    /// While this step's call fails late, which was its last attempt.
+    AtLast(&'static str, &'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -39,9 +45,10 @@ fn cases() -> Vec<Case> {
     for kind in [Kind::Provision, Kind::RunTask] {
         let mut points = vec![Point::NotBegun];
         for &(backend, verb) in kind.calls() {
-            let late = [Fault::LateAnswer { millis: LATE_MILLIS }, Fault::LateEffect { millis: TOO_LATE_MILLIS }];
+            let late = [Fault::LateAnswer { millis: LATE_MILLIS }, too_late()];
             points.extend(late.map(|fault| Point::During(fault, backend, verb)));
             points.push(Point::Between(backend, verb));
+            points.push(Point::AtLast(backend, verb));
         }
         if kind == Kind::RunTask {
             points.push(Point::Waiting);
@@ -61,11 +68,18 @@ async fn brought_there(stage: &Stage, case: &Case) -> anyhow::Result<()> {
         // The attempt is given up before the effect is had, and nobody waits for it any more.
         Point::During(Fault::LateEffect { .. }, ..) => spec["timeoutSeconds"] = json!(1),
         Point::Waiting => spec["payload"]["command"] = json!(["looks", "1000000"]),
+        Point::AtLast(..) => {
+            // Time to get there; less than the effect takes.
+            (spec["maxAttempts"], spec["timeoutSeconds"]) = (json!(1), json!(3));
+        }
         Point::During(..) | Point::Between(..) => {}
     }
     match &case.point {
         Point::During(fault, backend, verb) => {
             stage.backend.drill(On::verb(backend, verb), fault.clone(), Some(1)).await?;
+        }
+        Point::AtLast(backend, verb) => {
+            stage.backend.drill(On::verb(backend, verb), too_late(), Some(1)).await?;
         }
         Point::Between(backend, verb) => {
             let away = Fault::Status { code: 503, retry_after_seconds: None };
@@ -76,7 +90,7 @@ async fn brought_there(stage: &Stage, case: &Case) -> anyhow::Result<()> {
     stage.client.create(OPERATIONS, &operation(NAME, &spec)).await?;
     match &case.point {
         Point::NotBegun => Ok(()),
-        Point::During(_, backend, verb) => stage.backend.arrived(backend, verb, 1).await,
+        Point::During(_, backend, verb) | Point::AtLast(backend, verb) => stage.backend.arrived(backend, verb, 1).await,
         Point::Between(..) => {
             let failed = |status: &serde_json::Value| status["failures"].as_u64() > Some(0);
             stage.until(NAME, "tried again", failed).await.map(drop)
@@ -99,14 +113,18 @@ async fn ends(case: &Case) -> anyhow::Result<()> {
     } else {
         stage.change(NAME, &json!({ "cancelled": true })).await?.done()?;
         let is_over =
-            |status: &serde_json::Value| ["Cancelled", "Succeeded"].iter().any(|word| status["phase"] == *word);
+            |status: &serde_json::Value| ["Cancelled", "Succeeded", "Dead"].iter().any(|word| status["phase"] == *word);
         let ended = stage.until(NAME, "Cancelled", is_over).await?;
         Some(ended["status"]["phase"].as_str().unwrap_or_default().to_owned())
     };
-    if let Point::During(Fault::LateEffect { .. }, _, verb) = &case.point {
+    if let Point::During(Fault::LateEffect { .. }, _, verb) | Point::AtLast(_, verb) = &case.point {
         stage.backend.arrived("late", verb, 1).await?;
     }
     let (effects, there) = (stage.judged().await?, stage.there().await?);
+    ensure!(
+        !matches!(case.point, Point::AtLast(..)) || phase.as_deref() != Some("Dead"),
+        "it died, and was not undone"
+    );
     // It may have come to its end before it heard of it.
     let last = case.kind.calls().last().map(|(_, verb)| *verb);
     let at_last = matches!(&case.point, Point::During(_, _, verb) if Some(*verb) == last);

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use mainstay_testkit::drill_backend::{Fault, On};
 use serde_json::json;
 
-use crate::cases::{drawn, run};
+use crate::cases::{drawn, report, run};
 use crate::kind::{Kind, NAME, site};
 use crate::stage::{OPERATIONS, Stage, operation};
 
@@ -84,4 +84,30 @@ async fn dies_and_is_replayed(case: &Case) -> anyhow::Result<()> {
 async fn what_died_at_a_step_is_replayed_as_if_nothing_had_happened() -> anyhow::Result<()> {
     let cases = drawn("dead letters", cases(), 6);
     run("an operation dies at each step and is replayed", cases, dies_and_is_replayed).await
+}
+
+/// More deaths than an operation remembers attempts; and with five steps each, more times of them than it may have steps.
+const DEATHS: u64 = 13;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_again_and_again_can_be_replayed_as_often() -> anyhow::Result<()> {
+    let (stage, server) = Stage::running().await?;
+    let refusal = Fault::Status { code: 422, retry_after_seconds: None };
+    stage.backend.drill(On::verb("load-balancer", "deploy"), refusal, None).await?;
+    let undone = (NAME, Kind::Provision.spec(NAME), "Invalid");
+    let panics = json!({ "handler": "drill-poison", "payload": { "harm": "panic" }, "maxAttempts": 1 });
+    for (name, spec, reason) in [undone, ("panics", panics, "AttemptsExhausted")] {
+        stage.order(name, &spec).await?;
+        for replays in 1..=DEATHS {
+            let dead = stage.ended(name, "Dead", reason).await?;
+            stage.change(name, &json!({ "replays": replays })).await?.done()?;
+            let count = |what: &str| dead["status"][what].as_array().map_or(0, Vec::len);
+            ensure!(count("history") <= 10 && count("steps") <= 5, "{dead}");
+        }
+        stage.ended(name, "Dead", reason).await?;
+    }
+    let left = stage.there().await?;
+    ensure!(left.is_empty(), "left over: {left:#?}");
+    drop(server);
+    report("an operation dies, and is replayed, again and again", 2, &json!({ "deaths_each": DEATHS + 1 }))
 }
