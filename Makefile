@@ -53,6 +53,6 @@ bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).
 	@scripts/bench
 
 .PHONY: drills
-drills: ## Takes operations through kills, sick backends, poison, floods; writes docs/drills.md (about 15 minutes, SEED=N repeats).
+drills: ## Takes operations through kills, sick backends, poison, floods; writes docs/drills.md (about 20 minutes, SEED=N repeats).
 	@scripts/prepare
 	@time scripts/drills
