@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mainstay_runtime::{Clock, Tasks};
+use mainstay_testkit::bench::Sample;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -64,20 +65,12 @@ async fn writes(stage: Arc<Stage>, ordered: Arc<AtomicUsize>, stop: Arc<AtomicBo
     Ok(count)
 }
 
-/// What the other project has of its operations, in milliseconds, sorted.
-#[derive(Debug, Default)]
+/// What the other project has of its operations, in milliseconds.
 struct Times {
     /// From the order until it is begun.
-    waits: Vec<f64>,
+    waits: Sample,
     /// From the order until it has ended.
-    lasts: Vec<f64>,
-}
-
-impl Times {
-    /// The 99th percentile, and the median.
-    fn tail(times: &[f64]) -> (f64, f64) {
-        (times[times.len() * 99 / 100], times[times.len() / 2])
-    }
+    lasts: Sample,
 }
 
 /// From the order of one operation until it was begun, and until it had ended, by the machine's one clock.
@@ -100,15 +93,13 @@ async fn paced(stage: &Arc<Stage>, prefix: &str, count: usize, ordered: &AtomicU
         orders.push(tasks.spawn("order", one(stage.clone(), format!("{prefix}-{at}"))));
         ordered.fetch_add(1, Ordering::Relaxed);
     }
-    let mut times = Times::default();
+    let (mut waits, mut lasts) = (Vec::new(), Vec::new());
     for order in orders {
         let (wait, last) = order.await.context("an order failed")??;
-        times.waits.push(wait);
-        times.lasts.push(last);
+        waits.push(wait);
+        lasts.push(last);
     }
-    times.waits.sort_by(f64::total_cmp);
-    times.lasts.sort_by(f64::total_cmp);
-    Ok(times)
+    Ok(Times { waits: waits.into_iter().collect(), lasts: lasts.into_iter().collect() })
 }
 
 /// Times without the flood and with it, on one server, one right after the other.
@@ -144,8 +135,9 @@ async fn floods(flood: Flood, what: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     for _ in 0..rounds {
         let (calm, flooded) = round(flood, count).await?;
-        let ((calm_p99, calm_p50), (p99, p50)) = (Times::tail(&calm.lasts), Times::tail(&flooded.lasts));
-        let ((calm_wait, _), (wait, _)) = (Times::tail(&calm.waits), Times::tail(&flooded.waits));
+        let ends = |times: &Times| (times.lasts.percentile(50.0), times.lasts.percentile(99.0));
+        let ((calm_p50, calm_p99), (p50, p99)) = (ends(&calm), ends(&flooded));
+        let (calm_wait, wait) = (calm.waits.percentile(99.0), flooded.waits.percentile(99.0));
         moved.push((p99 / calm_p99 - 1.0) * 100.0);
         figures.push(json!({
             "calm_p50_ms": calm_p50, "calm_p99_ms": calm_p99, "calm_wait_p99_ms": calm_wait,
@@ -154,12 +146,12 @@ async fn floods(flood: Flood, what: &str) -> anyhow::Result<()> {
         // The order of claims is the store's tests' matter; here only that nobody waits for the flood to pass.
         ensure!(wait < 1_000.0, "an operation waited {wait} ms behind another project's");
     }
-    moved.sort_by(f64::total_cmp);
+    let moved: Sample = moved.into_iter().collect();
     report(
         what,
         rounds,
         &json!({
-            "p99_moved_percent_median": moved[moved.len() / 2], "rounds": figures, "took_s": began.elapsed().as_secs_f64(),
+            "p99_moved_percent_median": moved.median(), "rounds": figures, "took_s": began.elapsed().as_secs_f64(),
         }),
     )
 }
