@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{At, Progress};
-use mainstay_runtime::resilience::{CallFailure, Denied};
+use mainstay_runtime::resilience::{CallFailure, Denied, retry};
 use mainstay_runtime::{Doing, Failure};
 
 use crate::CloudError;
 
 /// The shortest wait until it is tried again, and the longest that is ours; docs/resilience.md says why.
-const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const WAIT: retry::Settings =
+    retry::Settings { attempts: u32::MAX, base: Duration::from_secs(1), cap: Duration::from_secs(10) };
 
 /// Why a call brought nothing.
 #[derive(Debug)]
@@ -61,10 +62,8 @@ pub(super) fn said<T: From<Progress>>(at: &At, call: Result<T, Unmet>) -> Result
 /// Never before `retry_in`; doubles with each attempt up to a bound, and is spread over half as much again, as all that were
 /// refused together would come back together. `random` is uniform in [0, 1).
 fn wait(attempt: u64, retry_in: Duration, random: f64) -> Duration {
-    let (first, most) = WAIT;
-    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-    let own = first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(most);
-    own.max(retry_in).mul_f64(1.0 + random / 2.0)
+    let repeat = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    WAIT.most(repeat).max(retry_in).mul_f64(1.0 + random / 2.0)
 }
 
 #[cfg(test)]
@@ -74,7 +73,7 @@ mod tests {
     #[test]
     fn the_document_shows_how_long_it_waits() {
         let shown = include_str!("../../../../docs/resilience.md");
-        let (first, most) = (WAIT.0.as_secs(), WAIT.1.as_secs());
+        let (first, most) = (WAIT.base.as_secs(), WAIT.cap.as_secs());
         for row in
             [format!("| put back when it was not sent | {first} s |"), format!("| put back for at most | {most} s |")]
         {

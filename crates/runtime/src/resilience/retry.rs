@@ -32,8 +32,12 @@ pub struct Settings {
 impl Settings {
     /// The wait before repeat `n`, from 0; `random` is uniform in [0, 1).
     pub fn wait(&self, n: u32, random: f64) -> Duration {
-        let most = self.base.saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX)).min(self.cap);
-        most.mul_f64(random)
+        self.most(n).mul_f64(random)
+    }
+
+    /// The longest wait before repeat `n`, from 0: doubles with each, up to the cap.
+    pub fn most(&self, n: u32) -> Duration {
+        self.base.saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX)).min(self.cap)
     }
 }
 
