@@ -3,5 +3,7 @@
 pub mod bench;
 pub mod command;
 pub mod crash;
+mod daemon;
 pub mod drill_backend;
+pub mod postgres;
 pub mod server;
