@@ -4,7 +4,7 @@
 //! or absent; a watch shows each matching change once, in order, or ends; a watch resumed at any revision from the floor
 //! on shows exactly the rest; no revision becomes visible after a higher one. A session's messages have contiguous
 //! numbers, each once per sender and id, however many append at once. An operation is held by one attempt at a time, and
-//! ends once. [`check`] runs everything; an implementation
+//! ends once. Of several that change one ring of keys at once one does. [`check`] runs everything; an implementation
 //! brings a [`Fixture`].
 //!
 //! Needs the feature `conformance` outside of this crate's own tests.
@@ -13,6 +13,7 @@ mod backlog;
 mod concurrent;
 mod contest;
 mod crash;
+mod keyring;
 mod messages;
 pub mod model;
 mod operations;
@@ -88,6 +89,7 @@ pub fn check<F: Fixture>(new: impl Fn() -> F, effort: Effort) -> Outcome {
     // Each of these is several runs.
     let few = effort.cases.div_ceil(4);
     cases(few, &seed, |seed| runtime.block_on(crash::run(&new(), seed, steps)))?;
+    cases(few, &seed, |seed| runtime.block_on(keyring::run(&new(), seed, steps)))?;
     cases(few, &seed, |seed| runtime.block_on(contest::run(&new(), seed, steps)))
 }
 

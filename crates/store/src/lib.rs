@@ -7,6 +7,7 @@
 pub mod conformance;
 pub mod error;
 mod hub;
+pub mod keyring;
 pub mod message;
 pub mod object;
 pub mod operation;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::BoxFuture;
 
 pub use error::StoreError;
+pub use keyring::{KeyRow, Keyring, Ring, RingChange};
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
 pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
 pub use operation::Queue;
@@ -30,7 +32,7 @@ pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 /// Every method may be called from any task. A write is acknowledged only when it is durable, and its revision is then
 /// already visible to `get`, `list` and every watch (read-your-writes). Dropping the future of a write does not undo
 /// it: it may still commit.
-pub trait Store: Queue + Send + Sync + 'static {
+pub trait Store: Queue + Keyring + Send + Sync + 'static {
     /// The current state of one object; `None` when there is none.
     fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>>;
 

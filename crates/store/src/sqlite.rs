@@ -15,6 +15,7 @@ mod chores;
 mod directory;
 mod history;
 mod jobs;
+pub mod keyring;
 mod objects;
 mod operations;
 mod readers;
@@ -46,6 +47,7 @@ use crate::{ListPage, ListQuery, Stats, Store};
 pub use backup::{Contents, StateError};
 use history::History;
 use jobs::{Failed, Jobs, job};
+use keyring::Committed;
 use operations::Leases;
 use readers::Readers;
 use sessions::Sessions;
@@ -119,6 +121,7 @@ pub struct SqliteStore {
     hub: Arc<Hub>,
     sessions: Arc<Sessions>,
     leases: Arc<Leases>,
+    keyring: Arc<Committed>,
     jobs: Arc<Jobs>,
     health: Arc<Health>,
     readers: Arc<Readers>,
@@ -152,6 +155,7 @@ impl SqliteStore {
             hub: Arc::new(Hub::new(bounds, objects, floor)),
             sessions: Arc::new(Sessions::load(&connection)?),
             leases: Arc::new(Leases::load(&connection, options.clock.clone()).map_err(database)?),
+            keyring: Arc::new(Committed::load(&connection).map_err(database)?),
             jobs: Arc::new(Jobs::new(options.queue_items, options.queue_bytes)),
             health: Arc::new(Health::default()),
         };
@@ -168,8 +172,8 @@ impl SqliteStore {
             })
             .map_err(|error| StoreError::Database(Arc::new(error)))?;
         let (thread, closed) = (Mutex::new(Some(thread)), Mutex::new(Some(closed)));
-        let Parts { hub, sessions, leases, jobs, health } = parts;
-        Ok(Arc::new(Self { hub, sessions, leases, jobs, health, readers, history, thread, closed }))
+        let Parts { hub, sessions, leases, keyring, jobs, health } = parts;
+        Ok(Arc::new(Self { hub, sessions, leases, keyring, jobs, health, readers, history, thread, closed }))
     }
 
     /// Has something done by the writer, within `size` bytes of what may wait, and gives its answer.

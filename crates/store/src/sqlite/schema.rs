@@ -90,6 +90,11 @@ const MIGRATIONS: &[&str] = &["
     -- ready: since when it can be claimed, in milliseconds since 1970; 0 when that is not known.
     ALTER TABLE operations ADD COLUMN ready INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX operation_dead ON operations (state, seq) WHERE state = 6;
+", "
+    -- Versions of keys, wrapped. Its generation is a counter. created: milliseconds since 1970.
+    CREATE TABLE keyring (
+        name TEXT NOT NULL, version INTEGER NOT NULL, wrapped BLOB NOT NULL, created INTEGER NOT NULL,
+        PRIMARY KEY (name, version)) WITHOUT ROWID;
 "];
 
 /// The version that this program's tables have.

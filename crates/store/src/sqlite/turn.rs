@@ -12,6 +12,7 @@ use super::objects::Writes;
 use super::operations::{Effects, Leases, Operations};
 use super::sessions::{Batch, Sessions};
 use crate::hub::Hub;
+use crate::keyring::Ring;
 use crate::message::{Append, Appended};
 use crate::object::{Object, Revision, Write};
 use crate::operation;
@@ -23,6 +24,8 @@ pub(super) struct Turn<'w> {
     connection: &'w Connection,
     pub(super) objects: Writes<'w>,
     pub(super) operations: Operations<'w>,
+    /// As it is after the last change of it.
+    pub(super) ring: Option<Ring>,
     sessions: &'w Sessions,
     touched: Batch,
     freed: Vec<i64>,
@@ -38,6 +41,7 @@ pub(super) type Compaction = (Revision, Reply<()>);
 pub(super) struct Gathered {
     pub(super) changes: Vec<Arc<Change>>,
     pub(super) operations: Effects,
+    pub(super) ring: Option<Ring>,
     pub(super) touched: Batch,
     pub(super) freed: Vec<i64>,
     pub(super) compactions: Vec<Compaction>,
@@ -51,6 +55,7 @@ impl<'w> Turn<'w> {
             connection,
             objects: Writes::new(connection, hub),
             operations: Operations::new(connection, leases),
+            ring: None,
             sessions,
             touched: Batch::new(),
             freed: Vec::new(),
@@ -106,6 +111,7 @@ impl<'w> Turn<'w> {
         Ok(Gathered {
             changes: self.objects.finish()?,
             operations: self.operations.finish()?,
+            ring: self.ring,
             touched: self.touched,
             freed: self.freed,
             compactions: self.compactions,

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::chores::{Chores, Done, IDLE_SLICE};
 use super::jobs::{Broken, Found, Job, Jobs};
+use super::keyring::Committed;
 use super::operations::Leases;
 use super::sessions::Sessions;
 use super::turn::{Gathered, Turn};
@@ -70,6 +71,7 @@ pub(super) struct Parts {
     pub(super) hub: Arc<Hub>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) leases: Arc<Leases>,
+    pub(super) keyring: Arc<Committed>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) health: Arc<Health>,
 }
@@ -242,6 +244,9 @@ impl Writer {
         parts.hub.publish(&gathered.changes);
         parts.sessions.publish(gathered.touched);
         parts.leases.publish(gathered.operations);
+        if let Some(ring) = gathered.ring {
+            parts.keyring.publish(ring);
+        }
         if let Some(floor) = self.chores.settle(done) {
             parts.hub.raise_floor(floor);
         }
