@@ -55,6 +55,9 @@ pub enum StoreError {
     /// The disk is full: reads go on, writes fail until there is room.
     #[error("the disk is full; the store is read-only until there is room")]
     Full,
+    /// The database cannot be reached: nothing was sent to it.
+    #[error("the database cannot be reached")]
+    Away(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -86,7 +89,9 @@ impl Classify for StoreError {
             Self::Fenced(_) => Class::Fenced,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
-            Self::Future { .. } | Self::Busy | Self::Full | Self::Closed | Self::Locked { .. } => Class::TRANSIENT,
+            Self::Future { .. } | Self::Busy | Self::Full | Self::Away(_) | Self::Closed | Self::Locked { .. } => {
+                Class::TRANSIENT
+            }
             Self::NewerSchema { .. } => Class::Terminal(Reason::Unsupported),
             Self::Database(_) => Class::Indeterminate,
         }

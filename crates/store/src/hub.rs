@@ -14,9 +14,12 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::error::StoreError;
 use crate::object::{Key, Object, Revision};
+use crate::operation;
 use crate::sync::{AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard, lock};
-use crate::watch::{Change, Scope, WatchEnd};
+use crate::watch::{Change, Replay, Scope, Watch, WatchEnd};
+use crate::{ListPage, ListQuery};
 use index::Index;
 pub(crate) use objects::Objects;
 
@@ -199,6 +202,67 @@ impl Hub {
         feed.index.insert(scope, id, Arc::clone(&waiting));
         self.watchers.fetch_add(1, Ordering::Relaxed);
         Some(Registration { hub: Arc::clone(self), waiting, scope: scope.clone(), id })
+    }
+
+    /// A page of a list, when memory holds it; `None` when it has to be read from the database.
+    ///
+    /// # Errors
+    /// [`StoreError::Future`] and [`StoreError::Expired`], when the snapshot is not between the floor and the newest.
+    pub(crate) fn list(&self, query: &ListQuery) -> Result<Option<ListPage>, StoreError> {
+        let objects = self.objects();
+        let current = objects.revision();
+        let revision = query.at.unwrap_or(current);
+        if revision > current {
+            return Err(StoreError::Future { asked: revision, current });
+        }
+        let floor = self.floor();
+        if revision < floor {
+            return Err(StoreError::Expired { asked: revision, floor });
+        }
+        if operation::on_disk(&query.scope.resource) {
+            return Ok(None);
+        }
+        if revision < current && !objects.unchanged_since(&query.scope.resource, revision) {
+            return Ok(None);
+        }
+        let limit = query.limit.unwrap_or(usize::MAX);
+        let (items, remaining) = objects.page(&query.scope, query.after.as_ref(), limit);
+        Ok(Some(ListPage { revision, items, more: remaining > 0, remaining: Some(remaining) }))
+    }
+
+    /// A watch from a revision on.
+    ///
+    /// # Errors
+    /// [`StoreError::Future`] and [`StoreError::Expired`], when the revision is not between the floor and the newest.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        history: Arc<dyn Replay>,
+        scope: Scope,
+        after: Revision,
+    ) -> Result<Watch, StoreError> {
+        let (current, floor) = (self.published(), self.floor());
+        if after > current && after > self.objects().revision() {
+            Err(StoreError::Future { asked: after, current })
+        } else if after < floor {
+            Err(StoreError::Expired { asked: after, floor })
+        } else {
+            Ok(Watch::new(Arc::clone(self), history, scope, after))
+        }
+    }
+
+    /// Another state, which the changes since do not lead to: all watches end as expired.
+    pub(crate) fn restart(&self, objects: Objects, floor: Revision) {
+        let mut feed = lock(&self.feed);
+        let (published, newest) = (self.published(), objects.revision());
+        (feed.ring, feed.ring_bytes) = (VecDeque::new(), 0);
+        // First: nobody may resume from what is no more.
+        self.raise_floor(floor);
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
+        self.published.store(newest.0, Ordering::Release);
+        feed.index.visit_all(|waiting| {
+            lock(&waiting.state).ended.get_or_insert((WatchEnd::Expired, published));
+            waiting.wake.notify_one();
+        });
     }
 
     /// Ends all watches, after what they have been given.

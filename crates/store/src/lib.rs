@@ -1,7 +1,7 @@
 //! Revisioned objects and session messages behind one trait. The only crate that holds SQL.
 //!
-//! [`Store`] is a log of changes under one gap-free revision counter in commit order. [`sqlite`] implements it;
-//! the conformance suite in `conformance` holds for every implementation.
+//! [`Store`] is a log of changes under one gap-free revision counter in commit order. [`sqlite`] implements it for one
+//! process, [`postgres`] for several; the conformance suite in `conformance` holds for both.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -11,12 +11,14 @@ pub mod keyring;
 pub mod message;
 pub mod object;
 pub mod operation;
+pub mod postgres;
 pub mod sqlite;
 mod sync;
 pub mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 pub use error::StoreError;
@@ -24,6 +26,7 @@ pub use keyring::{KeyRow, Keyring, Ring, RingChange};
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
 pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
 pub use operation::Queue;
+pub use postgres::PostgresStore;
 pub use sqlite::{Options, SqliteStore};
 pub use watch::{Change, ChangeKind, Scope, Watch, WatchEnd};
 
@@ -143,4 +146,12 @@ pub struct Stats {
 /// Locks a mutex; a panic elsewhere never left the data inside half-changed, so poisoning is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refuse<T: Send + 'static>(error: StoreError) -> BoxFuture<'static, Result<T, StoreError>> {
+    std::future::ready(Err(error)).boxed()
+}
+
+fn at_most(size: usize, limit: usize) -> Result<(), StoreError> {
+    if size > limit { Err(StoreError::TooLarge { size, limit }) } else { Ok(()) }
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// The largest message, in bytes of its JSON.
+pub const MAX_MESSAGE: usize = 1_048_576;
+
 /// Messages to append to one session, in order, as one atomic item.
 #[derive(Debug, Clone)]
 pub struct Append {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::operation::Queued;
 
+/// The largest object, in bytes of its JSON.
+pub const MAX_OBJECT: usize = 1_572_864;
+
 /// A point in the store's history. Revisions are given in commit order, without gaps, and never reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

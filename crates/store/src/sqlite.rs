@@ -38,12 +38,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
 use crate::hub::{Bounds, Hub};
-use crate::lock;
-use crate::message::{Append, Appended, Page, RunRow};
-use crate::object::{Key, Object, Revision, Write};
+use crate::message::{Append, Appended, MAX_MESSAGE, Page, RunRow};
+use crate::object::{Key, MAX_OBJECT, Object, Revision, Write};
 use crate::operation;
 use crate::watch::{Scope, Watch};
-use crate::{ListPage, ListQuery, Stats, Store};
+use crate::{ListPage, ListQuery, Stats, Store, at_most, lock, refuse};
 pub use backup::{Contents, StateError};
 use history::History;
 use jobs::{Failed, Jobs, job};
@@ -53,11 +52,6 @@ use readers::Readers;
 use sessions::Sessions;
 use turn::Turn;
 use writer::{Health, Parts, Writer};
-
-/// The largest object, in bytes of its JSON.
-pub const MAX_OBJECT: usize = 1_572_864;
-/// The largest message, in bytes of its JSON.
-pub const MAX_MESSAGE: usize = 1_048_576;
 
 /// How a store is opened. [`Options::new`] gives the defaults.
 #[derive(Debug, Clone)]
@@ -188,36 +182,6 @@ impl SqliteStore {
         }
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
     }
-
-    fn list_now(&self, query: &ListQuery) -> Result<Option<ListPage>, StoreError> {
-        let objects = self.hub.objects();
-        let current = objects.revision();
-        let revision = query.at.unwrap_or(current);
-        if revision > current {
-            return Err(StoreError::Future { asked: revision, current });
-        }
-        let floor = self.hub.floor();
-        if revision < floor {
-            return Err(StoreError::Expired { asked: revision, floor });
-        }
-        if operation::on_disk(&query.scope.resource) {
-            return Ok(None);
-        }
-        if revision < current && !objects.unchanged_since(&query.scope.resource, revision) {
-            return Ok(None);
-        }
-        let limit = query.limit.unwrap_or(usize::MAX);
-        let (items, remaining) = objects.page(&query.scope, query.after.as_ref(), limit);
-        Ok(Some(ListPage { revision, items, more: remaining > 0, remaining: Some(remaining) }))
-    }
-}
-
-fn refuse<T: Send + 'static>(error: StoreError) -> BoxFuture<'static, Result<T, StoreError>> {
-    std::future::ready(Err(error)).boxed()
-}
-
-fn at_most(size: usize, limit: usize) -> Result<(), StoreError> {
-    if size > limit { Err(StoreError::TooLarge { size, limit }) } else { Ok(()) }
 }
 
 impl Store for SqliteStore {
@@ -229,7 +193,7 @@ impl Store for SqliteStore {
     }
 
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>> {
-        let now = self.health.open().and_then(|()| self.list_now(&query));
+        let now = self.health.open().and_then(|()| self.hub.list(&query));
         match now {
             Ok(Some(page)) => std::future::ready(Ok(page)).boxed(),
             Ok(None) => self.history.list(query),
@@ -249,16 +213,8 @@ impl Store for SqliteStore {
     }
 
     fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {
-        let (current, floor) = (self.hub.published(), self.hub.floor());
-        let watch = self.health.open().and_then(|()| {
-            if after > current && after > self.hub.objects().revision() {
-                Err(StoreError::Future { asked: after, current })
-            } else if after < floor {
-                Err(StoreError::Expired { asked: after, floor })
-            } else {
-                Ok(Watch::new(Arc::clone(&self.hub), Arc::clone(&self.history) as _, scope, after))
-            }
-        });
+        let history = Arc::clone(&self.history) as _;
+        let watch = self.health.open().and_then(|()| self.hub.watch(history, scope, after));
         std::future::ready(watch).boxed()
     }
 

@@ -21,12 +21,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::jobs::Broken;
-use super::{MAX_OBJECT, SqliteStore, at_most, database, refuse};
+use super::{SqliteStore, database};
 use crate::error::StoreError;
-use crate::object::Object;
+use crate::object::{MAX_OBJECT, Object};
 use crate::operation::{
     Attempt, Claim, Claims, DeadLetter, Queue, QueueFigures, Renewal, Settlement, Standing, State, StepRow,
 };
+use crate::{at_most, refuse};
 use lanes::Lanes;
 use leases::Lease;
 pub(super) use leases::{Effects, Leases};

@@ -271,7 +271,7 @@ async fn too_much_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options { queue_items: 1, ..Options::new(dir.path()) }).unwrap();
     let mut huge = draft("x");
-    huge.head = vec![b' '; mainstay_store::sqlite::MAX_OBJECT].into();
+    huge.head = vec![b' '; mainstay_store::object::MAX_OBJECT].into();
     let write = Write::Create { key: key("a", "a"), draft: huge, requires: None };
     assert!(matches!(put(&store, write).await, Err(StoreError::TooLarge { .. })));
     let writes: Vec<_> = (0..64).map(|n| store.write(create(&key("a", &n.to_string()), "x"))).collect();

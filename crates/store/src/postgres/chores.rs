@@ -1,0 +1,79 @@
+//! Frees space: history that nobody can ask for any more, messages of trimmed or dropped sessions, old batches.
+//!
+//! Each replica does it, in small statements; the database lets one of them at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::link::Parameters;
+use super::shared::Shared;
+use crate::error::StoreError;
+use crate::object::Revision;
+
+/// How often there is something to do by itself, and the age of revisions is noted.
+const EVERY: Duration = Duration::from_secs(10);
+/// The least that compaction by age bothers with.
+const LEAST: u64 = 500;
+/// Messages that one statement frees.
+const BUDGET: i32 = 500;
+/// Statements between two pauses.
+const STRIDE: u32 = 1_000;
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let stopping = shared.tasks.stopping();
+    // What the newest revision was at a time, oldest first; and the newest that is old enough to go.
+    let (mut samples, mut aged) = (VecDeque::<(Instant, Revision)>::new(), Revision(0));
+    while stopping.run_until_cancelled(sleep(EVERY)).await.is_some() {
+        let (now, newest) = (Instant::now(), shared.hub.published());
+        samples.push_back((now, newest));
+        while let Some((at, revision)) = samples.front()
+            && now.duration_since(*at) >= shared.options.retain_for
+        {
+            aged = *revision;
+            samples.pop_front();
+        }
+        let options = &shared.options;
+        let by_count = newest.0.saturating_sub(options.retain_changes);
+        let floor = aged.0.min(by_count).max(newest.0.saturating_sub(options.retain_at_most));
+        if floor >= shared.hub.floor().0 + LEAST
+            && let Err(error) = raise_floor(&shared, Revision(floor)).await
+        {
+            tracing::debug!(%error, "the history was not compacted");
+        }
+        if let Err(error) = free(&shared).await {
+            tracing::debug!(%error, "space was not freed");
+        }
+    }
+}
+
+/// History at or below the floor is given up.
+pub(super) async fn raise_floor(shared: &Shared, floor: Revision) -> Result<(), StoreError> {
+    let current = shared.hub.published();
+    if floor > current {
+        return Err(StoreError::Future { asked: floor, current });
+    }
+    if floor > shared.hub.floor() {
+        let rows = shared.readers.query("SELECT mainstay.raise_floor_1($1)", &[&floor.0.cast_signed()]).await?;
+        let floor = rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned();
+        shared.hub.raise_floor(Revision(floor));
+    }
+    Ok(())
+}
+
+/// Everything that can be freed now.
+pub(super) async fn free(shared: &Shared) -> Result<(), StoreError> {
+    let window = i64::try_from(shared.options.id_window).unwrap_or(i64::MAX);
+    for sql in ["SELECT mainstay.compact_1()", "SELECT mainstay.free_messages_1($1, $2)"] {
+        for _ in 0..STRIDE {
+            let parameters: Parameters<'_> = if sql.contains('$') { &[&BUDGET, &window] } else { &[] };
+            let rows = shared.readers.query(sql, parameters).await?;
+            if !rows.first().is_some_and(|row| row.get(0)) || shared.tasks.stopping().is_cancelled() {
+                break;
+            }
+        }
+    }
+    shared.readers.query("SELECT mainstay.purge_1()", &[]).await.map(drop)
+}

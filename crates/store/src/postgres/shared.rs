@@ -1,0 +1,231 @@
+//! What the tasks of a store share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mainstay_runtime::Tasks;
+use tokio::sync::{Notify, watch};
+
+use super::link::Link;
+use super::rows::Readers;
+use super::{Options, schema};
+use crate::error::StoreError;
+use crate::hub::Hub;
+use crate::lock;
+use crate::message::RunRow;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) tasks: Tasks,
+    /// The connections: what carries everything else's messages ends last.
+    pub(super) connections: Tasks,
+    pub(super) hub: Arc<Hub>,
+    pub(super) health: Health,
+    pub(super) readers: Readers,
+    /// Loads, and enters where nobody writes.
+    pub(super) link: Link,
+    /// This process's term under its replica's name.
+    pub(super) term: AtomicI64,
+    /// Held by whoever brings memory forward: one at a time.
+    pub(super) publishing: tokio::sync::Mutex<()>,
+    /// Something can be claimed, or is to be cancelled, that was not before.
+    pub(super) queue: watch::Sender<u64>,
+    pub(super) counts: Counts,
+    /// The generation of the ring of keys, as it was seen last.
+    pub(super) ring: watch::Sender<u64>,
+    /// What other replicas are to be told of.
+    pub(super) outbound: Signal,
+    /// What other replicas have told.
+    pub(super) inbound: Signal,
+    /// Sessions' last numbers, for those who wait for more.
+    pub(super) counters: Mutex<HashMap<Arc<str>, watch::Sender<u64>>>,
+    /// Run rows that are newer than the database's.
+    pub(super) dirty: Mutex<HashMap<Arc<str>, RunRow>>,
+}
+
+/// Since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) commits: AtomicU64,
+    pub(super) writes: AtomicU64,
+    pub(super) fenced: AtomicU64,
+    pub(super) lost: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: Options,
+        (tasks, connections): (Tasks, Tasks),
+        hub: Arc<Hub>,
+        link: Link,
+        term: i64,
+    ) -> Self {
+        let readers = Readers::new(&options.address, &options.replica, options.readers, &connections);
+        Self {
+            hub,
+            readers,
+            link,
+            term: AtomicI64::new(term),
+            health: Health::default(),
+            publishing: tokio::sync::Mutex::default(),
+            queue: watch::Sender::new(0),
+            counts: Counts::default(),
+            ring: watch::Sender::new(0),
+            outbound: Signal::default(),
+            inbound: Signal::default(),
+            counters: Mutex::default(),
+            dirty: Mutex::default(),
+            options,
+            tasks,
+            connections,
+        }
+    }
+
+    /// Enters again: the connection is a new one, and may be to another server.
+    pub(super) async fn enter(&self, link: &Link) -> Result<(), super::link::Failure> {
+        let (replica, seen) = (&self.options.replica, self.hub.published());
+        let term = self.term.load(Ordering::Acquire);
+        match schema::enter(link, replica, Some(term), seen).await {
+            Ok(entered) => {
+                self.term.store(entered.term, Ordering::Release);
+                if entered.began {
+                    tracing::warn!(
+                        revision = entered.revision.0,
+                        "the database is another one, or an older state: an epoch begins"
+                    );
+                    self.inbound.raise(REVISION);
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                if schema::is_replaced(&failure) {
+                    tracing::error!(%replica, "another process has entered under this replica's name: this one stops");
+                    self.health.close();
+                    self.hub.close();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The queue has changed in a way that those who wait have to know.
+    pub(super) fn wake_queue(&self) {
+        self.queue.send_modify(|changes| *changes += 1);
+    }
+
+    /// The newest run row that was put here and is not in the database yet.
+    pub(super) fn dirty_row(&self, session: &str) -> Option<RunRow> {
+        lock(&self.dirty).get(session).cloned()
+    }
+}
+
+/// Something was written that others want to see.
+pub(super) const REVISION: u8 = 1;
+/// Something can be claimed.
+pub(super) const QUEUE: u8 = 2;
+/// There are messages.
+pub(super) const MESSAGES: u8 = 4;
+
+/// What has happened since somebody last looked.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    what: AtomicU8,
+    raised: Notify,
+}
+
+impl Signal {
+    pub(super) fn raise(&self, what: u8) {
+        if self.what.fetch_or(what, Ordering::AcqRel) & what != what {
+            self.raised.notify_one();
+        }
+    }
+
+    /// What there is, and nothing afterwards.
+    pub(super) fn take(&self) -> u8 {
+        self.what.swap(0, Ordering::AcqRel)
+    }
+
+    pub(super) async fn raised(&self) {
+        self.raised.notified().await;
+    }
+}
+
+/// Whether reads and writes are possible.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    state: AtomicU8,
+}
+
+const WELL: u8 = 0;
+/// It was not heard of for a moment: writes are refused.
+const AWAY: u8 = 1;
+/// It was not heard of for so long that what memory holds says little.
+const STALE: u8 = 2;
+const FULL: u8 = 3;
+const CLOSED: u8 = 4;
+
+impl Health {
+    /// For reads.
+    pub(super) fn open(&self) -> Result<(), StoreError> {
+        match self.state.load(Ordering::Acquire) {
+            STALE => Err(silence()),
+            CLOSED => Err(StoreError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn writable(&self) -> Result<(), StoreError> {
+        match self.state.load(Ordering::Acquire) {
+            AWAY | STALE => Err(silence()),
+            FULL => Err(StoreError::Full),
+            CLOSED => Err(StoreError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// For good.
+    pub(super) fn close(&self) {
+        self.state.store(CLOSED, Ordering::Release);
+    }
+
+    pub(super) fn heard(&self) {
+        self.change(WELL);
+    }
+
+    pub(super) fn away(&self) {
+        self.change(AWAY);
+    }
+
+    pub(super) fn stale(&self) {
+        self.change(STALE);
+    }
+
+    pub(super) fn full(&self) {
+        self.change(FULL);
+    }
+
+    /// Tells whether it was something else before.
+    fn change(&self, to: u8) {
+        let changed = |now| (now != CLOSED && now != to).then_some(to);
+        let Ok(before) = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed) else { return };
+        match (before, to) {
+            (WELL, AWAY) => tracing::warn!("the database cannot be reached: writes are refused until it is back"),
+            (_, STALE) => tracing::warn!("the database was not heard of for 10 s: reads are refused until it is back"),
+            (_, FULL) => tracing::warn!("the database is full: writes are refused until there is room"),
+            (_, WELL) => tracing::info!("the database is back"),
+            _ => {}
+        }
+    }
+}
+
+/// The database was not heard of in time.
+pub(super) fn silence() -> StoreError {
+    StoreError::Away(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))
+}
