@@ -115,9 +115,12 @@ impl Cluster {
 
     /// A database that is there: of a standby, one that its primary has.
     pub fn known(&self, name: &str) -> Database {
-        let Self { password, listen, .. } = self;
-        let url = format!("postgres://{}:{password}@{listen}/{name}", setup::USER);
-        Database { name: name.to_owned(), url }
+        Database { name: name.to_owned(), url: self.url_at(self.listen, name) }
+    }
+
+    /// How its owner reaches a database where a proxy stands before the cluster.
+    pub fn url_at(&self, address: SocketAddr, name: &str) -> String {
+        format!("postgres://{}:{}@{address}/{name}", setup::USER, self.password)
     }
 
     /// What the superuser gets from these statements: a line for each row, `|` between columns. They need no password.
