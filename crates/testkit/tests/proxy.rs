@@ -163,18 +163,33 @@ async fn a_reset_does_not_pass_a_blackhole_either() {
 }
 
 #[tokio::test]
+async fn a_reset_does_not_pass_a_dead_direction_as_an_answer_to_more() {
+    let (listener, proxy) = network().await;
+    let (mut client, mut server) = connection(&listener, &proxy).await;
+    say(&mut client, "hello").await;
+    hears(&mut server, "hello").await;
+    proxy.set(Fault::Half(Direction::ToClient)).await.unwrap();
+    server.set_zero_linger().unwrap();
+    drop(server);
+    for _ in 0..3 {
+        say(&mut client, "hello?").await;
+        hears_nothing(&mut client).await;
+    }
+    proxy.set(Fault::Pass).await.unwrap();
+    assert_eq!(ends(&mut client).await, Err(ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
 async fn one_direction_may_be_dead_alone() {
     let (listener, proxy) = network().await;
     let (mut client, mut server) = connection(&listener, &proxy).await;
-    for (dead, question, answer) in [(Direction::ToClient, &mut client, &mut server)] {
-        proxy.set(Fault::Half(dead)).await.unwrap();
-        say(question, "question").await;
-        hears(answer, "question").await;
-        say(answer, "answer").await;
-        hears_nothing(question).await;
-        proxy.set(Fault::Pass).await.unwrap();
-        hears(question, "answer").await;
-    }
+    proxy.set(Fault::Half(Direction::ToClient)).await.unwrap();
+    say(&mut client, "question").await;
+    hears(&mut server, "question").await;
+    say(&mut server, "answer").await;
+    hears_nothing(&mut client).await;
+    proxy.set(Fault::Pass).await.unwrap();
+    hears(&mut client, "answer").await;
     proxy.set(Fault::Half(Direction::ToServer)).await.unwrap();
     say(&mut client, "question").await;
     say(&mut server, "unasked").await;
