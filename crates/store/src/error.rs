@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mainstay_runtime::{Class, Classify, Reason};
 
+use crate::lease::Fence;
 use crate::object::{Key, Object, Revision};
 use crate::operation::Attempt;
 
@@ -25,6 +26,9 @@ pub enum StoreError {
     /// The attempt is not, or no longer, the operation's current one.
     #[error("attempt {} of operation {} is not the current one", .0.number, .0.id)]
     Fenced(Attempt),
+    /// The writer's term is over: another leads.
+    #[error("term {} of lease {} is not its newest", .0.term, .0.lease)]
+    Deposed(Fence),
     /// The revision asked for lies below the compaction floor.
     #[error("revision {asked} is no longer retained (floor {floor})")]
     Expired {
@@ -86,7 +90,7 @@ impl Classify for StoreError {
             Self::Exists(_) => Class::Terminal(Reason::AlreadyExists),
             Self::Missing => Class::Terminal(Reason::NotFound),
             Self::Conflict(_) | Self::Unmet(_) => Class::Conflict,
-            Self::Fenced(_) => Class::Fenced,
+            Self::Fenced(_) | Self::Deposed(_) => Class::Fenced,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
             Self::Future { .. } | Self::Busy | Self::Full | Self::Away(_) | Self::Closed | Self::Locked { .. } => {

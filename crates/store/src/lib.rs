@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod error;
 mod hub;
 pub mod keyring;
+pub mod lease;
 pub mod message;
 pub mod object;
 pub mod operation;
@@ -20,9 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use mainstay_runtime::lease::Leases;
 
 pub use error::StoreError;
 pub use keyring::{KeyRow, Keyring, Ring, RingChange};
+pub use lease::Fence;
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
 pub use object::{Draft, Key, Meta, Object, Requires, Revision, Write};
 pub use operation::Queue;
@@ -48,6 +51,15 @@ pub trait Store: Queue + Keyring + Send + Sync + 'static {
     /// [`StoreError::Unmet`], [`StoreError::Exists`], [`StoreError::Missing`], [`StoreError::Conflict`] leave nothing
     /// behind and take no revision; the first of them that applies, in this order.
     fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
+
+    /// Applies a write of a leader, if it still is one: its term is looked at in the write's own transaction.
+    ///
+    /// # Errors
+    /// As [`Store::write`]; before all of these, [`StoreError::Deposed`] when the term is not the lease's newest.
+    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
+
+    /// The leases of all that share this state, as this process sees them.
+    fn leases(&self) -> Arc<dyn Leases>;
 
     /// Changes of a scope with a revision above `after`, in revision order, each once; then on, live.
     ///

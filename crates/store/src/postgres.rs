@@ -18,6 +18,7 @@ mod chores;
 mod feed;
 mod jobs;
 mod keyring;
+mod leases;
 mod link;
 mod options;
 mod queue;
@@ -36,11 +37,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mainstay_runtime::Tasks;
+use mainstay_runtime::lease::Leases;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
 use crate::hub::{Bounds, Hub};
+use crate::lease::Fence;
 use crate::message::{Append, Appended, MAX_MESSAGE, Page, RunRow};
 use crate::object::{Key, MAX_OBJECT, Object, Revision, Write};
 use crate::operation::on_disk;
@@ -50,7 +53,6 @@ pub use address::{Address, AddressError};
 use jobs::{Ask, Done, Job, Jobs};
 use link::Link;
 pub use options::{Options, Time};
-use rows::Readers;
 use shared::Shared;
 use talk::{Say, Talk};
 
@@ -122,6 +124,24 @@ impl PostgresStore {
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
     }
 
+    fn write_if(&self, fence: Option<Fence>, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
+        let size = write.draft().len();
+        if let Err(error) = at_most(size, MAX_OBJECT) {
+            return refuse(error);
+        }
+        let done = match serde_json::to_string(&write.draft().meta) {
+            Ok(meta) => self.submit(Ask::Write { write, meta, fence }, size, None),
+            Err(error) => return refuse(StoreError::Database(Arc::new(error))),
+        };
+        async move {
+            match done.await? {
+                Done::Object(object) => Ok(object),
+                Done::Claims(_) | Done::Rows => Err(StoreError::Missing),
+            }
+        }
+        .boxed()
+    }
+
     fn say<T: Send + 'static>(
         &self,
         say: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Say,
@@ -165,6 +185,7 @@ async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>)
     let shared = Arc::new(Shared::new(options, (tasks.clone(), connections), hub, link, entered.term));
     drop(tasks.spawn("store writer", write(Arc::clone(&shared), jobs)));
     drop(tasks.spawn("store messages", talk::run(Arc::clone(&shared), talk)));
+    drop(tasks.spawn("store leases", leases::run(Arc::clone(&shared))));
     drop(tasks.spawn("store feed", feed::follow(Arc::clone(&shared))));
     drop(tasks.spawn("store hints", feed::tell(Arc::clone(&shared))));
     drop(tasks.spawn("store look-out", queue::look_out(Arc::clone(&shared))));
@@ -202,34 +223,13 @@ impl Replay for History {
     }
 }
 
-/// Reads at the newest revision that is visible. Compaction may overtake it; it takes a newer one then.
-async fn newest(shared: &Shared, query: &ListQuery) -> Result<ListPage, StoreError> {
-    loop {
-        let at = shared.hub.objects().revision();
-        match rows::snapshot(&shared.readers, query, at).await {
-            Err(StoreError::Expired { .. }) => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn current(readers: &Readers, hub: &Hub, key: &Key) -> Result<Option<Arc<Object>>, StoreError> {
-    loop {
-        let at = hub.objects().revision();
-        match rows::as_of(readers, key, at).await {
-            Err(StoreError::Expired { .. }) => {}
-            outcome => return outcome,
-        }
-    }
-}
-
 impl Store for PostgresStore {
     fn get(&self, key: &Key) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
         if !on_disk(&key.resource) {
             return std::future::ready(self.shared.health.open().map(|()| self.shared.hub.get(key))).boxed();
         }
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
-        self.on_store(async move { current(&shared.readers, &shared.hub, &key).await })
+        self.on_store(async move { rows::current(&shared.readers, &shared.hub, &key).await })
     }
 
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>> {
@@ -240,7 +240,7 @@ impl Store for PostgresStore {
             Ok(None) => self.on_store(async move {
                 match query.at {
                     Some(at) => rows::snapshot(&shared.readers, &query, at).await,
-                    None => newest(&shared, &query).await,
+                    None => rows::newest((&shared.readers, &shared.hub), &query).await,
                 }
             }),
             Err(error) => refuse(error),
@@ -248,21 +248,15 @@ impl Store for PostgresStore {
     }
 
     fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        let size = write.draft().len();
-        if let Err(error) = at_most(size, MAX_OBJECT) {
-            return refuse(error);
-        }
-        let done = match serde_json::to_string(&write.draft().meta) {
-            Ok(meta) => self.submit(Ask::Write { write, meta }, size, None),
-            Err(error) => return refuse(StoreError::Database(Arc::new(error))),
-        };
-        async move {
-            match done.await? {
-                Done::Object(object) => Ok(object),
-                Done::Claims(_) | Done::Rows => Err(StoreError::Missing),
-            }
-        }
-        .boxed()
+        self.write_if(None, write)
+    }
+
+    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_if(Some(fence), write)
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::clone(&self.shared.leadership) as _
     }
 
     fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {

@@ -22,6 +22,7 @@ mod readers;
 pub mod restore;
 mod schema;
 mod sessions;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -34,10 +35,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mainstay_runtime::Clock;
+use mainstay_runtime::lease::{self, LocalLeases};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
 use crate::hub::{Bounds, Hub};
+use crate::lease::Fence;
 use crate::message::{Append, Appended, MAX_MESSAGE, Page, RunRow};
 use crate::object::{Key, MAX_OBJECT, Object, Revision, Write};
 use crate::operation;
@@ -116,6 +119,7 @@ pub struct SqliteStore {
     sessions: Arc<Sessions>,
     leases: Arc<Leases>,
     keyring: Arc<Committed>,
+    leadership: Arc<LocalLeases>,
     jobs: Arc<Jobs>,
     health: Arc<Health>,
     readers: Arc<Readers>,
@@ -167,7 +171,20 @@ impl SqliteStore {
             .map_err(|error| StoreError::Database(Arc::new(error)))?;
         let (thread, closed) = (Mutex::new(Some(thread)), Mutex::new(Some(closed)));
         let Parts { hub, sessions, leases, keyring, jobs, health } = parts;
-        Ok(Arc::new(Self { hub, sessions, leases, keyring, jobs, health, readers, history, thread, closed }))
+        let leadership = Arc::new(LocalLeases::new(terms::Stored(Arc::clone(&jobs))));
+        Ok(Arc::new(Self {
+            hub,
+            sessions,
+            leases,
+            keyring,
+            leadership,
+            jobs,
+            health,
+            readers,
+            history,
+            thread,
+            closed,
+        }))
     }
 
     /// Has something done by the writer, within `size` bytes of what may wait, and gives its answer.
@@ -181,6 +198,22 @@ impl SqliteStore {
             return refuse(refused);
         }
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
+    }
+}
+
+impl SqliteStore {
+    fn write_if(&self, fence: Option<Fence>, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
+        let size = write.draft().len();
+        if let Err(error) = at_most(size, MAX_OBJECT) {
+            return refuse(error);
+        }
+        match serde_json::to_string(&write.draft().meta) {
+            Ok(meta) => self.submit(size, move |turn| {
+                fence.as_ref().map_or(Ok(()), |fence| turn.holds(fence))?;
+                turn.write(&write, &meta)
+            }),
+            Err(error) => refuse(StoreError::Database(Arc::new(error))),
+        }
     }
 }
 
@@ -202,14 +235,15 @@ impl Store for SqliteStore {
     }
 
     fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        let size = write.draft().len();
-        if let Err(error) = at_most(size, MAX_OBJECT) {
-            return refuse(error);
-        }
-        match serde_json::to_string(&write.draft().meta) {
-            Ok(meta) => self.submit(size, move |turn| turn.write(&write, &meta)),
-            Err(error) => refuse(StoreError::Database(Arc::new(error))),
-        }
+        self.write_if(None, write)
+    }
+
+    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_if(Some(fence), write)
+    }
+
+    fn leases(&self) -> Arc<dyn lease::Leases> {
+        self.leadership.clone()
     }
 
     fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {

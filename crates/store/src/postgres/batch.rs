@@ -99,13 +99,19 @@ impl Batch {
         }
         touched.note(ask);
         let (write, meta, told) = match ask {
-            Ask::Write { write, meta } => (Some(write), Some(meta), told(write)),
+            Ask::Write { write, meta, .. } => (Some(write), Some(meta), told(write)),
             Ask::End { write, meta, how, .. } => (Some(write), Some(meta), Some(how.clone())),
             Ask::Claim(value) | Ask::Journal { entry: value, .. } | Ask::PutOff { how: value, .. } => {
                 (None, None, Some(value.clone()))
             }
         };
         self.push(write, meta, told);
+        let fence = match ask {
+            Ask::Write { fence, .. } => fence.as_ref(),
+            _ => None,
+        };
+        self.fence.push(fence.map(|fence| fence.lease.to_string()));
+        self.fence_term.push(fence.map(|fence| fence.term.cast_signed()));
     }
 
     fn push(&mut self, write: Option<&Write>, meta: Option<&String>, told: Option<Value>) {
@@ -130,8 +136,6 @@ impl Batch {
         self.need_namespace.push(required.map(|one| one.key.namespace.to_string()));
         self.need_name.push(required.map(|one| one.key.name.to_string()));
         self.need.push(required.map(|one| one.revision.0.cast_signed()));
-        self.fence.push(None);
-        self.fence_term.push(None);
         self.meta.push(meta.cloned());
         self.head.push(draft.map(|draft| draft.head.to_vec()));
         self.tail.push(draft.map(|draft| draft.tail.to_vec()));

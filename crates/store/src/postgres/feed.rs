@@ -14,7 +14,7 @@ use tokio_postgres::Notification;
 
 use super::link::{Link, Listener, Session};
 use super::rows::{self, Ends, Logged};
-use super::shared::{MESSAGES, QUEUE, REVISION, Shared};
+use super::shared::{LEASES, MESSAGES, QUEUE, REVISION, Shared};
 use super::talk;
 use crate::error::StoreError;
 use crate::object::Revision;
@@ -154,7 +154,11 @@ pub(super) fn signals(shared: &Arc<Shared>) -> Link {
         if let (Some(shared), Some((sender, what))) = (weak.upgrade(), told.payload().rsplit_once(' '))
             && sender != own
         {
-            shared.inbound.raise(what.parse().unwrap_or(REVISION | QUEUE | MESSAGES));
+            let what = what.parse().unwrap_or(REVISION | QUEUE | MESSAGES | LEASES);
+            if what & LEASES != 0 {
+                shared.leadership.nudge();
+            }
+            shared.inbound.raise(what);
         }
     });
     Link::new(

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::StoreError;
+use crate::lease::Fence;
 use crate::lock;
 use crate::object::{Object, Write};
 use crate::operation::{Attempt, Claims};
@@ -19,7 +20,7 @@ const BATCH_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
     /// A write of an object; `meta` is its draft's, serialised.
-    Write { write: Write, meta: String },
+    Write { write: Write, meta: String, fence: Option<Fence> },
     /// A claim, as the database is asked for it.
     Claim(Value),
     /// An entry in a journal.

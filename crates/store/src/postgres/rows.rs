@@ -13,7 +13,7 @@ use super::Address;
 use super::link::{Failure, Link, Parameters};
 use super::schema::diverged;
 use crate::error::StoreError;
-use crate::hub::Objects;
+use crate::hub::{Hub, Objects};
 use crate::object::{Key, Object, Revision};
 use crate::operation::OPERATIONS;
 use crate::watch::{Change, ChangeKind, ReplayPage, Scope};
@@ -128,6 +128,27 @@ pub(super) async fn snapshot(readers: &Readers, query: &ListQuery, at: Revision)
     let more = query.limit.is_some_and(|limit| items.len() > limit);
     items.truncate(query.limit.unwrap_or(usize::MAX));
     Ok(ListPage { revision: at, items, more, remaining: (!more).then_some(0) })
+}
+
+/// Reads at the newest revision that is visible. Compaction may overtake it; it takes a newer one then.
+pub(super) async fn newest((readers, hub): (&Readers, &Hub), query: &ListQuery) -> Result<ListPage, StoreError> {
+    loop {
+        let at = hub.objects().revision();
+        match snapshot(readers, query, at).await {
+            Err(StoreError::Expired { .. }) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+pub(super) async fn current(readers: &Readers, hub: &Hub, key: &Key) -> Result<Option<Arc<Object>>, StoreError> {
+    loop {
+        let at = hub.objects().revision();
+        match as_of(readers, key, at).await {
+            Err(StoreError::Expired { .. }) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// What one page of a replay may weigh.

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&[&str]] = &[&[
     include_str!("sql/apply.sql"),
     include_str!("sql/enter.sql"),
     include_str!("sql/talk.sql"),
+    include_str!("sql/leases.sql"),
     include_str!("sql/keyring.sql"),
     include_str!("sql/chores.sql"),
 ]];

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use mainstay_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
+use super::leases::Leadership;
 use super::link::Link;
 use super::rows::Readers;
 use super::{Options, schema};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     /// Something can be claimed, or is to be cancelled, that was not before.
     pub(super) queue: watch::Sender<u64>,
     pub(super) counts: Counts,
+    pub(super) leadership: Arc<Leadership>,
     /// The generation of the ring of keys, as it was seen last.
     pub(super) ring: watch::Sender<u64>,
     /// What other replicas are to be told of.
@@ -73,6 +75,7 @@ impl Shared {
             publishing: tokio::sync::Mutex::default(),
             queue: watch::Sender::new(0),
             counts: Counts::default(),
+            leadership: Arc::default(),
             ring: watch::Sender::new(0),
             outbound: Signal::default(),
             inbound: Signal::default(),
@@ -101,13 +104,19 @@ impl Shared {
                 Ok(())
             }
             Err(failure) => {
-                if schema::is_replaced(&failure) {
-                    tracing::error!(%replica, "another process has entered under this replica's name: this one stops");
-                    self.health.close();
-                    self.hub.close();
-                }
+                self.heed(&failure);
                 Err(failure)
             }
+        }
+    }
+
+    /// Whoever was replaced stops.
+    pub(super) fn heed(&self, failure: &super::link::Failure) {
+        if schema::is_replaced(failure) && !self.health.is_closed() {
+            let replica = &self.options.replica;
+            tracing::error!(%replica, "another process has entered under this replica's name: this one stops");
+            self.health.close();
+            self.hub.close();
         }
     }
 
@@ -128,6 +137,8 @@ pub(super) const REVISION: u8 = 1;
 pub(super) const QUEUE: u8 = 2;
 /// There are messages.
 pub(super) const MESSAGES: u8 = 4;
+/// A lease was handed back.
+pub(super) const LEASES: u8 = 8;
 
 /// What has happened since somebody last looked.
 #[derive(Debug, Default)]

@@ -1,23 +1,30 @@
 //! PostgreSQL under the conformance suite, with bounds so small that every path is taken.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use mainstay_runtime::Tasks;
 use mainstay_testkit::postgres::{self, Cluster, Database};
 use tokio::time::Instant;
 
 use super::{Address, Options, PostgresStore, Time};
-use crate::Store;
 use crate::conformance::{Effort, Fixture, check};
+use crate::object::{Draft, Key, Revision, Write};
+use crate::watch::Scope;
+use crate::{Fence, Store, StoreError};
 
 /// One database; a crash is a process that enters under the same name while the one before lives on.
 struct Shared {
     options: Options,
+    /// When it was first opened, by the clock that the suite drives.
+    began: OnceLock<Instant>,
     _database: Database,
 }
 
 impl Fixture for Shared {
     fn open(&self) -> Arc<dyn Store> {
-        PostgresStore::open(self.options.clone()).unwrap()
+        let time = Time::Driven(*self.began.get_or_init(Instant::now));
+        PostgresStore::open(Options { time, ..self.options.clone() }).unwrap()
     }
 
     fn crash(&self) -> Arc<dyn Store> {
@@ -28,8 +35,7 @@ impl Fixture for Shared {
 fn fixture(cluster: &Cluster, bound: impl Fn(Options) -> Options) -> Shared {
     let database = cluster.database().unwrap();
     let address = Address::parse(&database.url).unwrap();
-    let options = Options { time: Time::Driven(Instant::now()), ..Options::new(address, "one") };
-    Shared { options: bound(options), _database: database }
+    Shared { options: bound(Options::new(address, "one")), began: OnceLock::new(), _database: database }
 }
 
 #[test]
@@ -37,4 +43,100 @@ fn postgres_conforms_with_a_ring_of_eight_changes() {
     let cluster = postgres::shared().unwrap();
     let small = |options| Options { ring_changes: 8, readers: 1, span: 16, ..options };
     check(|| fixture(cluster, small), Effort { cases: 16, steps: 80 }).unwrap();
+}
+
+/// Two replicas of one database.
+fn pair(database: &Database) -> (Arc<PostgresStore>, Arc<PostgresStore>) {
+    let open = |name: &str| PostgresStore::open(Options::new(Address::parse(&database.url).unwrap(), name)).unwrap();
+    (open("one"), open("two"))
+}
+
+fn create(name: &str) -> Write {
+    let key = Key::new("/pods", "a", name);
+    let draft = Draft { head: "{\"r\":\"".into(), tail: "\"}".into(), meta: Arc::default(), queued: None };
+    Write::Create { key, draft, requires: None }
+}
+
+/// Within a deadline that no run comes near.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it takes too long")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_writes_the_other_reads_and_watches() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    let mut watch = two.watch(Scope::resource("/pods"), Revision(0)).await.unwrap();
+    for number in 1..=50_u64 {
+        let (writer, other) = if number % 3 == 0 { (&two, &one) } else { (&one, &two) };
+        let written = writer.write(create(&format!("n{number}"))).await.unwrap();
+        assert_eq!(written.revision, Revision(number));
+        assert_eq!(writer.get(&written.key).await.unwrap().unwrap(), written, "it reads what it wrote");
+        let again = other.write(create(&format!("n{number}"))).await;
+        assert!(matches!(&again, Err(StoreError::Exists(found)) if *found == written), "{again:?}");
+        assert_eq!(other.get(&written.key).await.unwrap().unwrap(), written, "it has seen what refused it");
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 50 {
+        seen.extend(soon(watch.next()).await.unwrap().iter().map(|change| change.revision().0));
+    }
+    assert_eq!(seen, (1..=50).collect::<Vec<u64>>());
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_goes_on_at_once_and_an_older_term_writes_nothing() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    let first = soon(one.leases().acquire("lead")).await.unwrap();
+    let leases = two.leases();
+    let waiting = Tasks::new().spawn("waiting", async move { leases.acquire("lead").await });
+    let fence = |term| Fence { lease: "lead".into(), term };
+    one.write_under(fence(first.term), create("a")).await.unwrap();
+    assert!(!waiting.is_finished(), "it is held");
+    let earlier = one.write_under(fence(first.term - 1), create("b")).await;
+    assert!(matches!(earlier, Err(StoreError::Deposed(_))), "{earlier:?}");
+    let term = first.term;
+    first.release();
+    let second = soon(waiting).await.unwrap().unwrap();
+    assert!(second.term > term);
+    let late = one.write_under(fence(term), create("b")).await;
+    assert!(matches!(late, Err(StoreError::Deposed(_))), "{late:?}");
+    two.write_under(fence(second.term), create("b")).await.unwrap();
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_session_is_gone_is_followed_and_hears_of_it() {
+    let cluster = postgres::shared().unwrap();
+    let database = cluster.database().unwrap();
+    let (one, two) = pair(&database);
+    let first = soon(one.leases().acquire("lead")).await.unwrap();
+    let leases = two.leases();
+    let waiting = Tasks::new().spawn("waiting", async move { leases.acquire("lead").await });
+    // Its session ends, and cannot come back.
+    let end = "UPDATE mainstay.leases SET backend = 1";
+    cluster.sql(&database.name, end).unwrap();
+    let second = soon(waiting).await.unwrap().unwrap();
+    assert!(second.term > first.term);
+    soon(first.lost.cancelled()).await;
+    assert!(!second.lost.is_cancelled());
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_of_one_name_the_later_writes() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let open = || PostgresStore::open(Options::new(Address::parse(&database.url).unwrap(), "one")).unwrap();
+    let earlier = open();
+    earlier.write(create("a")).await.unwrap();
+    let later = open();
+    let refused = soon(earlier.write(create("b"))).await;
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+    assert!(matches!(earlier.ready(), Err(StoreError::Closed)));
+    later.write(create("b")).await.unwrap();
+    later.close().await;
 }

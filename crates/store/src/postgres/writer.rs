@@ -17,7 +17,7 @@ use super::batch::{Answer, Batch};
 use super::jobs::{Ask, Done, Job};
 use super::link::{Failure, Link, Parameters, Session};
 use super::shared::{QUEUE, REVISION, Shared};
-use super::{queue, rows};
+use super::{queue, rows, schema};
 use crate::error::StoreError;
 use crate::object::{Key, Object, Revision, Write};
 use crate::operation::on_disk;
@@ -59,7 +59,7 @@ impl Writer {
     pub(super) async fn carry_out(&mut self, jobs: Vec<Job>) {
         match self.commit(&jobs).await {
             Ok(answer) => self.complete(jobs, answer).await,
-            Err(Failure::Refused(error)) if jobs.len() > 1 && !is_passing(&Failure::Refused(Arc::clone(&error))) => {
+            Err(failure) if jobs.len() > 1 && is_about_one(&failure) => {
                 // One of them cannot be done; the others can.
                 for job in jobs {
                     let alone = [job];
@@ -70,6 +70,7 @@ impl Writer {
                 }
             }
             Err(failure) => {
+                self.shared.heed(&failure);
                 let error = failure.into();
                 match &error {
                     StoreError::Full => self.shared.health.full(),
@@ -300,6 +301,7 @@ impl Writer {
                 let unmet = write.requires().map_or_else(|| write.key().clone(), |required| required.key.clone());
                 Err(StoreError::Unmet(unmet))
             }
+            (6, Ask::Write { fence: Some(fence), .. }) => Err(StoreError::Deposed(fence.clone())),
             (5, Ask::Journal { attempt, .. } | Ask::PutOff { attempt, .. } | Ask::End { attempt, .. }) => {
                 self.shared.counts.fenced.fetch_add(1, Ordering::Relaxed);
                 Err(StoreError::Fenced(attempt.clone()))
@@ -320,6 +322,11 @@ fn write(ask: &Ask) -> Option<&Write> {
 fn told(row: &Row) -> Result<Answer, Failure> {
     let malformed = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the answer to a batch");
     Answer::of(row).ok_or_else(|| Failure::Unknown(Arc::new(malformed())))
+}
+
+/// Whether one of the items is at fault.
+fn is_about_one(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(_)) && !is_passing(failure) && !schema::is_replaced(failure)
 }
 
 /// Whether it may be otherwise in a moment, and nothing was done.
