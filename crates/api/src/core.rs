@@ -199,8 +199,14 @@ fn lease() -> Kind {
     }
 }
 
-fn check_lease(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+fn check_lease(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    // Each is a term, which goes with what is done under the lease: an older holder must never look like the newest.
+    let transitions = |lease: &Value| lease["spec"]["leaseTransitions"].as_i64().unwrap_or(0);
+    if old.is_some_and(|old| transitions(new) < transitions(old)) {
+        let detail = "must not fall";
+        errors.push(FieldError::invalid("spec.leaseTransitions", &new["spec"]["leaseTransitions"], detail));
+    }
     for (field, least, detail) in [
         ("leaseDurationSeconds", 1, "must be greater than 0"),
         ("leaseTransitions", 0, "must be greater than or equal to 0"),

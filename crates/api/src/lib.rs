@@ -10,6 +10,7 @@ pub mod credential;
 pub mod field;
 pub mod kind;
 pub mod names;
+pub mod node;
 pub mod operation;
 pub mod phase;
 pub mod pod;
@@ -29,8 +30,16 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Every kind of Mainstay.
 pub fn kinds() -> Vec<Kind> {
-    vec![project::kind(), agent::kind(), session::kind(), credential::kind(), pod::kind(), operation::kind()]
-        .into_iter()
-        .chain(core::kinds())
-        .collect()
+    vec![
+        project::kind(),
+        agent::kind(),
+        session::kind(),
+        credential::kind(),
+        pod::kind(),
+        node::kind(),
+        operation::kind(),
+    ]
+    .into_iter()
+    .chain(core::kinds())
+    .collect()
 }

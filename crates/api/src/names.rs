@@ -30,8 +30,20 @@ pub const SESSION_FINALIZER: &str = "mainstay.dev/session";
 pub const OPERATION_FINALIZER: &str = "mainstay.dev/operation";
 /// Extended resource: processes and threads of a sandbox.
 pub const PIDS: &str = "mainstay.dev/pids";
-/// The node agent of an embedded server.
+/// The name of the node of a data directory from before nodes had names of their own.
 pub const LOCAL_NODE: &str = "local";
+/// The namespace of the leases of nodes.
+pub const NODE_LEASES: &str = "kube-node-lease";
+/// What the fence of a node begins with; then its name, `/` and its term.
+pub const NODE_FENCE: &str = "nodes/";
+/// The header that carries the fence of a write.
+pub const FENCE_HEADER: &str = "mainstay-fence";
+/// Finalizer on a Node: its Pods are not yet given up.
+pub const NODE_PODS_FINALIZER: &str = "mainstay.dev/pods";
+/// Type of a Secret that lets one node join.
+pub const NODE_TOKEN: &str = "mainstay.dev/node-token";
+/// Reason of a Pod that ended because nobody hears of its node.
+pub const NODE_LOST: &str = "NodeLost";
 /// Prefix of a secret volume's `secretName` that means a Credential.
 pub const CREDENTIAL_PREFIX: &str = "credential/";
 

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::kind::{Column, Kind, Rules, Unknown};
-use crate::names;
 
 /// A sandbox: what of the core kind `Pod` is served here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,8 +34,8 @@ pub struct Pod {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
-    /// The node that realises it: `local`.
-    #[serde(default = "local_node")]
+    /// The node that realises it; the first one that is ready, with the fewest Pods, when nobody says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node_name: String,
     /// Always `Never`: what has run is never run again.
     #[serde(default = "never")]
@@ -58,9 +57,6 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
 }
 
-fn local_node() -> String {
-    names::LOCAL_NODE.to_owned()
-}
 fn never() -> String {
     "Never".to_owned()
 }

@@ -126,6 +126,9 @@ pub struct SessionStatus {
     /// The Pod of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// The node of the run's Pod, or of the last one's: a workspace that is kept is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// How many runs were started.
     #[serde(default)]
     pub attempts: u64,

@@ -67,6 +67,11 @@ impl Authenticator {
         Self { keys, tokens, admin: Identity::admin() }
     }
 
+    /// The keys that it goes by.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// The caller of a request.
     ///
     /// # Errors

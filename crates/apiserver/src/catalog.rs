@@ -59,6 +59,8 @@ pub(crate) enum Habit {
     Pod,
     /// Has tokens.
     ServiceAccount,
+    /// Its agent connects to the server.
+    Node,
     /// Takes a namespace, if it is free.
     Project,
     /// Has a row in the queue, which follows it and is shown in its status; is held until it has ended.
@@ -72,6 +74,7 @@ impl Habit {
             ("", "namespaces") => Self::Namespace,
             ("", "pods") => Self::Pod,
             ("", "serviceaccounts") => Self::ServiceAccount,
+            ("", "nodes") => Self::Node,
             ("mainstay.dev", "credentials") => Self::Credential,
             ("mainstay.dev", "sessions") => Self::Session,
             ("mainstay.dev", "projects") => Self::Project,

@@ -40,6 +40,7 @@ pub(crate) fn opened(server: &ApiServer, entry: &Entry, mut value: Value) -> Api
         | Habit::Namespace
         | Habit::Pod
         | Habit::ServiceAccount
+        | Habit::Node
         | Habit::Project
         | Habit::Operation => {}
     }
@@ -75,6 +76,7 @@ pub(crate) fn sealed_draft(server: &ApiServer, entry: &Entry, opened: &Value) ->
         | Habit::Namespace
         | Habit::Pod
         | Habit::ServiceAccount
+        | Habit::Node
         | Habit::Project
         | Habit::Operation => draft(entry, opened),
     }
@@ -137,6 +139,7 @@ pub(crate) fn readable_now(server: &ApiServer, entry: &Entry, stored: &Object) -
         | Habit::Namespace
         | Habit::Pod
         | Habit::ServiceAccount
+        | Habit::Node
         | Habit::Project
         | Habit::Operation => Ok(stored.body.clone()),
     }
@@ -159,7 +162,7 @@ pub(crate) async fn complete(
         Habit::Namespace => namespace::complete(new, old, errors),
         Habit::Project if old.is_none() => project::complete(call, new).await?,
         Habit::Operation => operation::complete(call.server, new, old, errors),
-        Habit::Plain | Habit::Pod | Habit::ServiceAccount | Habit::Project => {}
+        Habit::Plain | Habit::Pod | Habit::ServiceAccount | Habit::Node | Habit::Project => {}
     }
     Ok(())
 }

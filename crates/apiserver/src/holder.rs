@@ -1,14 +1,19 @@
 //! Who holds a stream, to ask again while it lives whether they still may.
 
+use std::sync::Arc;
+
 use http::Request;
 use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::auth::Identity;
+use crate::node;
+use crate::rbac::Attributes;
 use crate::request::{ResourcePath, Verb};
 use crate::route;
-use crate::server::{ApiServer, Call};
+use crate::server::{ApiServer, Call, Caller};
 use crate::status::ApiResult;
+use crate::tls::Peer;
 
 /// Checks in a row that may fail to find out.
 const MOST_UNSURE: u32 = 5;
@@ -20,8 +25,11 @@ pub(crate) struct Holder {
     unsure: u32,
     /// What came over a socket, to authenticate again; `None` for callers of this process.
     parts: Option<Parts>,
+    peer: Option<Arc<Peer>>,
     path: ResourcePath<'static>,
     verb: Verb,
+    /// The node to whose Pods the stream is confined.
+    node: String,
 }
 
 impl Holder {
@@ -30,9 +38,11 @@ impl Holder {
         Self {
             identity: call.identity.clone(),
             unsure: 0,
-            parts: (!call.trusted).then(|| copy_of(call.parts)),
+            parts: (!matches!(call.caller, Caller::Trusted(_))).then(|| copy_of(call.parts)),
+            peer: call.caller.peer().cloned(),
             path: call.path.to_owned_path(),
             verb,
+            node: node::selected(call).into_owned(),
         }
     }
 
@@ -54,13 +64,14 @@ impl Holder {
 
     async fn found_out(&mut self, server: &ApiServer) -> ApiResult<bool> {
         if let Some(parts) = &self.parts {
-            match server.access().authenticate(parts).await {
+            match node::authenticate(server, parts, self.peer.as_ref()).await {
                 Ok(identity) => self.identity = identity,
                 Err(error) if error.code() == 401 => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        server.access().allows(&self.identity, &route::attributes_of(&self.path, self.verb)).await
+        let attributes = Attributes { node: &self.node, ..route::attributes_of(&self.path, self.verb) };
+        server.access().allows(&self.identity, &attributes).await
     }
 
     /// Ends at `end`, when the right is withdrawn, or when the server stops.

@@ -20,6 +20,7 @@ mod certificates;
 mod files;
 mod inspect;
 mod kubeconfig;
+mod nodes;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub(crate) use certificates::Pair;
 pub use certificates::{certificate_name, server_names};
 pub(crate) use inspect::inspect;
 pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
+pub use nodes::{LIFE as NODE_CERTIFICATE_LIFE, Signed};
 
 use certificates::Authority;
 
@@ -156,6 +158,11 @@ impl Keys {
     /// The certificate of the authority, in PEM; clients trust it.
     pub fn authority_pem(&self) -> String {
         certificates::pem(self.authority.certificate())
+    }
+
+    /// The certificate of the authority.
+    pub(crate) fn authority(&self) -> rustls_pki_types::CertificateDer<'static> {
+        self.authority.certificate().clone()
     }
 
     /// Whether this is the admin token; takes the same time for every wrong one.

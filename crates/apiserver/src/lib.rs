@@ -29,6 +29,7 @@ mod leash;
 mod leftovers;
 pub mod listener;
 pub mod metrics;
+pub mod node;
 pub mod nodelink;
 mod object;
 pub mod openapi;

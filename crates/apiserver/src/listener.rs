@@ -32,6 +32,7 @@ use crate::body::Body;
 use crate::respond;
 use crate::server::{ApiServer, Caller};
 use crate::status::ApiError;
+use crate::tls::Peer;
 use activity::{Activity, Exchange};
 use pace::{Paced, Streams};
 
@@ -179,11 +180,13 @@ impl Connection {
             Err(_) => return tracing::debug!("TLS handshake timed out"),
         };
         let activity = Activity::new();
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let caller = shown.and_then(Peer::read).map_or(Caller::Unknown, |peer| Caller::Certified(Arc::new(peer)));
         let service = service_fn({
             let (server, activity) = (self.server, activity.clone());
-            move |request| answer(server.clone(), request, activity.exchange())
+            move |request| answer(server.clone(), request, caller.clone(), activity.exchange())
         });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(stream), service));
         tokio::select! {
             biased;
             served = connection.as_mut() => return ended(served),
@@ -213,11 +216,12 @@ fn ended(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 async fn answer(
     server: ApiServer,
     request: Request<Incoming>,
+    caller: Caller,
     exchange: Exchange,
 ) -> Result<Response<Paced>, Infallible> {
     let tasks = server.tasks().clone();
     let reads = request.method().is_safe();
-    let work = Box::pin(carry_out(server, request));
+    let work = Box::pin(carry_out(server, request, caller));
     let response = if reads {
         work.await
     } else {
@@ -229,10 +233,10 @@ async fn answer(
     Ok(response.map(|body| Paced::new(body, exchange)))
 }
 
-async fn carry_out(server: ApiServer, request: Request<Incoming>) -> Response<Body> {
+async fn carry_out(server: ApiServer, request: Request<Incoming>, caller: Caller) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let waits = parts.headers.contains_key(EXPECT);
-    let response = server.handle(Request::from_parts(parts, &mut body), Caller::Unknown).await;
+    let response = server.handle(Request::from_parts(parts, &mut body), caller).await;
     // Who asked first and was refused sends nothing; reading on would tell it to.
     if !waits && tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
         tracing::debug!("a peer was too slow to send what nobody wanted to read");

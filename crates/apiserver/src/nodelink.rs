@@ -31,6 +31,9 @@ pub enum LinkError {
     /// The sandbox has not written a log yet.
     #[error("the Pod's sandbox has not started")]
     NotStarted,
+    /// The agent of the Pod's node is not connected, or does not answer.
+    #[error("the agent of node {0:?} is not connected")]
+    Away(String),
     /// Reading failed.
     #[error("the log cannot be read")]
     Io(#[from] std::io::Error),
@@ -40,7 +43,7 @@ impl Classify for LinkError {
     fn class(&self) -> Class {
         match self {
             Self::NoSuchLog => Class::Terminal(Reason::NotFound),
-            Self::NotStarted | Self::Io(_) => Class::TRANSIENT,
+            Self::NotStarted | Self::Away(_) | Self::Io(_) => Class::TRANSIENT,
         }
     }
 }

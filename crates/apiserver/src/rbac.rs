@@ -42,6 +42,8 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// Name; empty for collections.
     pub name: &'a str,
+    /// The node to whose Pods a list or watch is confined; empty for none. Reviews do not ask about it.
+    pub node: &'a str,
     /// The path, when this is no resource.
     pub path: &'a str,
 }
@@ -119,6 +121,9 @@ impl Authorizer {
         if is_reveal && !who.is_node() {
             return Decision::deny("a credential's token can be written, but not read");
         }
+        if who.joins_with().is_some() {
+            return joining(what);
+        }
         if who.is_in(MASTERS) && !is_reveal {
             return Decision::Allow("a member of system:masters".to_owned());
         }
@@ -174,7 +179,15 @@ impl Data {
 }
 
 fn node_name(who: &Identity) -> &str {
-    who.user().strip_prefix("system:node:").unwrap_or_default()
+    who.node_name().unwrap_or_default()
+}
+
+/// A token that lets a node join is good for its certificate, and for nothing else.
+fn joining(what: &Attributes<'_>) -> Decision {
+    match (what.group, what.resource, what.subresource, what.verb) {
+        (mainstay_api::GROUP, "nodecertificates", "", "create") => Decision::Allow("a node's join token".to_owned()),
+        _ => Decision::deny("a join token is for the certificate of one node only"),
+    }
 }
 
 /// What the token of a session may do, whatever bindings say: see its own session, use its messages and heartbeat.

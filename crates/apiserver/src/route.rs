@@ -13,7 +13,7 @@ use crate::request::{self, Query, ResourcePath, Target, Verb};
 use crate::server::{ApiServer, Call, Caller};
 use crate::status::{About, ApiError, ApiResult};
 use crate::verbs::modify::Part;
-use crate::{content, health, sub, verbs};
+use crate::{content, health, node, sub, verbs};
 
 /// Answers a request.
 ///
@@ -37,10 +37,10 @@ where
     {
         return health::answer(server, parts, path, &query).await;
     }
-    let trusted = matches!(caller, Caller::Trusted(_));
     let identity = match caller {
-        Caller::Trusted(identity) => identity,
-        Caller::Unknown => server.access().authenticate(parts).await?,
+        Caller::Trusted(ref identity) => identity.clone(),
+        Caller::Unknown => node::authenticate(server, parts, None).await?,
+        Caller::Certified(ref peer) => node::authenticate(server, parts, Some(peer)).await?,
     };
     match target {
         Target::Other(path) => other(server, parts, path, &identity).await,
@@ -51,9 +51,12 @@ where
             let Some(entry) = kind else {
                 return sub::virtual_resource(server, parts, &path, verb, &identity, body).await;
             };
-            let call = Call { server, parts, identity: &identity, path: &path, entry, query: &query, trusted };
+            let call = Call { server, parts, identity: &identity, path: &path, entry, query: &query, caller: &caller };
             check_place(&call)?;
             permit(&call, verb).await?;
+            if identity.is_node() {
+                node::check(&call, verb).await?;
+            }
             resource(&call, verb, body).await
         }
     }
@@ -87,11 +90,9 @@ fn check_place(call: &Call<'_>) -> ApiResult<()> {
 }
 
 async fn permit(call: &Call<'_>, verb: Verb) -> ApiResult<()> {
-    if call.server.access().allows(call.identity, &attributes_of(call.path, verb)).await? {
-        Ok(())
-    } else {
-        Err(refusal(call, verb))
-    }
+    let node = node::selected(call);
+    let attributes = Attributes { node: &node, ..attributes_of(call.path, verb) };
+    if call.server.access().allows(call.identity, &attributes).await? { Ok(()) } else { Err(refusal(call, verb)) }
 }
 
 /// What RBAC is asked about a path.
@@ -106,6 +107,7 @@ pub(crate) fn attributes_of<'a>(path: &'a ResourcePath<'_>, verb: Verb) -> Attri
         subresource: path.subresource.as_deref().unwrap_or(""),
         name,
         namespace: if is_namespace { name } else { path.namespace.as_deref().unwrap_or("") },
+        node: "",
         path: "",
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::documents::Documents;
 use crate::gate::Gate;
 use crate::health::{Expected, Part};
 use crate::metrics::{self, Figures, Metrics};
+use crate::node::Links;
 use crate::nodelink::NodeLink;
 use crate::request::{Query, ResourcePath};
 use crate::respond;
@@ -39,6 +40,7 @@ use crate::route;
 use crate::status::{About, ApiError};
 use crate::sub::flow::Flow;
 use crate::sub::heartbeat::Turns;
+use crate::tls::Peer;
 
 /// What a server is made of.
 pub struct Config {
@@ -84,7 +86,7 @@ struct Shared {
     turns: Turns,
     expected: Expected,
     flow: Flow,
-    node_link: OnceLock<Arc<dyn NodeLink>>,
+    links: Links,
     began: Instant,
 }
 
@@ -93,8 +95,20 @@ struct Shared {
 pub enum Caller {
     /// Over a socket: it has to show who it is.
     Unknown,
+    /// Over a socket, with a certificate of ours: that of a node. It may show something else.
+    Certified(Arc<Peer>),
     /// From inside this process.
     Trusted(Identity),
+}
+
+impl Caller {
+    /// The certificate that was shown.
+    pub(crate) const fn peer(&self) -> Option<&Arc<Peer>> {
+        match self {
+            Self::Certified(peer) => Some(peer),
+            Self::Unknown | Self::Trusted(_) => None,
+        }
+    }
 }
 
 /// A request for a resource that has passed authentication and authorisation.
@@ -112,8 +126,8 @@ pub(crate) struct Call<'a> {
     pub(crate) entry: &'a Arc<Entry>,
     /// The parameters.
     pub(crate) query: &'a Query<'a>,
-    /// Whether the identity has to be checked again while a stream lives.
-    pub(crate) trusted: bool,
+    /// How it came in: who came over a socket is checked again while a stream lives.
+    pub(crate) caller: &'a Caller,
 }
 
 impl Call<'_> {
@@ -151,7 +165,7 @@ impl ApiServer {
             turns: Turns::default(),
             expected: Expected::default(),
             flow,
-            node_link: OnceLock::new(),
+            links: Links::default(),
             began: Instant::now(),
             config,
         }));
@@ -162,11 +176,9 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Connects the node agent; it is a client of this server and can only exist after it. The first one stays.
-    pub fn set_node_link(&self, link: Arc<dyn NodeLink>) {
-        if self.0.node_link.set(link).is_err() {
-            tracing::warn!("a node agent was connected already");
-        }
+    /// Connects the agent of a node that runs in this process; it is a client of this server and can only exist after it.
+    pub fn set_node_link(&self, node: &str, link: Arc<dyn NodeLink>) {
+        self.0.links.put(node, link);
     }
 
     /// From now on the server is not ready before this part of the process is.
@@ -302,8 +314,8 @@ impl ApiServer {
         &self.0.gate
     }
 
-    pub(crate) fn node_link(&self) -> Option<&Arc<dyn NodeLink>> {
-        self.0.node_link.get()
+    pub(crate) fn links(&self) -> &Links {
+        &self.0.links
     }
 }
 

@@ -185,6 +185,11 @@ impl ApiError {
         Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {about}: {why}")).about(about)
     }
 
+    /// 409: the caller was replaced by somebody with a newer term, and is to stop.
+    pub fn fenced(why: impl Into<String>) -> Self {
+        Self::new(409, "Fenced", why)
+    }
+
     /// 409: the object has another resourceVersion.
     pub fn modified(about: About<'_>) -> Self {
         Self::conflict(
@@ -330,6 +335,9 @@ impl std::error::Error for ApiError {}
 /// For those within the server who do what a request could ask for, too.
 impl Classify for ApiError {
     fn class(&self) -> Class {
+        if self.0.reason == "Fenced" {
+            return Class::Fenced;
+        }
         class_of_status(self.0.code, None).unwrap_or(Class::TRANSIENT)
     }
 }

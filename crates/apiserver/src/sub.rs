@@ -16,6 +16,7 @@ use crate::auth::Identity;
 use crate::body::{Body, BodyError};
 use crate::catalog::Habit;
 use crate::content;
+use crate::node;
 use crate::request::{ResourcePath, Verb};
 use crate::route;
 use crate::server::{ApiServer, Call};
@@ -48,12 +49,14 @@ where
             heartbeat::write(call, content::read(headers, body, limits.body).await?).await
         }
         (Habit::Pod, "log", Verb::Get) => logs::read(call).await,
+        (Habit::Node, "link", Verb::Get) => node::link::open(call),
         (Habit::Credential, "reveal", Verb::Get) => reveal::read(call).await,
         (Habit::ServiceAccount, "token", Verb::Create) => {
             token::create(call, content::read(headers, body, limits.body).await?).await
         }
         (Habit::Session, "messages" | "heartbeat", _)
         | (Habit::Pod, "log", _)
+        | (Habit::Node, "link", _)
         | (Habit::Credential, "reveal", _)
         | (Habit::ServiceAccount, "token", _) => Err(ApiError::method_not_allowed()),
         _ => Err(ApiError::no_such_path()),
@@ -76,8 +79,12 @@ where
     B: http_body::Body<Data = Bytes> + Unpin + Send,
     B::Error: Into<BodyError>,
 {
-    let review = Review::of(&path.group, &path.version, &path.plural).filter(|_| path.namespace.is_none());
-    let review = review.ok_or_else(ApiError::no_such_path)?;
+    let place = (&*path.group, &*path.version, &*path.plural);
+    let review = Review::of(place.0, place.1, place.2).filter(|_| path.namespace.is_none());
+    let certificate = place == node::certificate::PLACE && path.namespace.is_none() && path.subresource.is_none();
+    if review.is_none() && !certificate {
+        return Err(ApiError::no_such_path());
+    }
     if verb != Verb::Create || path.name.is_some() {
         return Err(ApiError::method_not_allowed());
     }
@@ -86,5 +93,8 @@ where
         return Err(ApiError::new(403, "Forbidden", text));
     }
     let body = content::read(&parts.headers, body, server.limits().body).await?;
-    reviews::answer(server, parts, review, identity, body).await
+    match review {
+        Some(review) => reviews::answer(server, parts, review, identity, body).await,
+        None => node::certificate::create(server, parts, identity, body).await,
+    }
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use mainstay_runtime::duty::{Duties, table};
 use mainstay_runtime::{Class, Classify, Clock, Doing, Reason};
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
@@ -14,14 +15,20 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::keys::{Keys, KeysError, Pair};
 
+mod peer;
+
 #[cfg(test)]
 mod tests;
+
+pub use peer::Peer;
+use peer::Verifier;
 
 /// The server's side of TLS; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tls {
     provider: Arc<CryptoProvider>,
     current: Arc<Current>,
+    clients: Arc<Verifier>,
     config: Arc<rustls::ServerConfig>,
 }
 
@@ -65,13 +72,14 @@ impl Tls {
     pub fn new(keys: &Keys, names: &[String], clock: &Clock) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let pair = keys.server_pair(names, clock.now())?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(certified(pair, &provider)?)));
+        let current = Arc::new(Current(ArcSwap::from_pointee(certified(pair, keys, &provider)?)));
+        let clients = Arc::new(Verifier::new(&[keys.authority()], &provider)?);
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::clone(&clients) as Arc<dyn ClientCertVerifier>)
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { provider, current, config: Arc::new(config) })
+        Ok(Self { provider, current, clients, config: Arc::new(config) })
     }
 
     /// Accepts connections.
@@ -82,8 +90,8 @@ impl Tls {
     /// Renews the certificate if it is due; connections that are open keep theirs.
     pub fn renew(&self, keys: &Keys, names: &[String], clock: &Clock) -> Result<(), TlsError> {
         let pair = keys.server_pair(names, clock.now())?;
-        self.current.0.store(Arc::new(certified(pair, &self.provider)?));
-        Ok(())
+        self.current.0.store(Arc::new(certified(pair, keys, &self.provider)?));
+        self.clients.believe(&[keys.authority()], &self.provider)
     }
 
     /// Renews the certificate whenever it is due, until the process stops.
@@ -96,6 +104,8 @@ impl Tls {
     }
 }
 
-fn certified(pair: Pair, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    Ok(CertifiedKey::from_der(vec![pair.certificate], PrivateKeyDer::from(pair.key), provider)?)
+/// With the authority: who knows its hash alone, a node that joins, finds it there.
+fn certified(pair: Pair, keys: &Keys, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let chain = vec![pair.certificate, keys.authority()];
+    Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from(pair.key), provider)?)
 }

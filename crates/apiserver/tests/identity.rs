@@ -78,6 +78,7 @@ impl World {
             subresource: "messages",
             namespace: "team",
             name: session,
+            node: "",
             path: "",
         };
         self.authorizer.authorize(who, &what).await.is_allowed()

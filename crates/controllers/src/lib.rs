@@ -3,13 +3,16 @@
 //! Start with [`reconcile`], which says what a reconciler is, then [`driver`], which says when it runs. Controllers
 //! are ordinary clients of the API: they hold a `kube::Client` and nothing else of the server.
 
+pub mod binding;
 pub mod driver;
 pub mod event;
 pub mod garbage;
 mod kinds;
 pub mod namespace;
+pub mod node;
 pub mod objects;
 pub mod operation;
+mod placing;
 pub mod pod;
 pub mod project;
 pub mod reconcile;
@@ -43,6 +46,8 @@ pub fn start(
         run(pod::driver(clients("session-controller")), surroundings),
         run(project::driver(clients("project-controller")), surroundings),
         run(namespace::driver(clients("namespace-controller"), registry), surroundings),
+        run(node::driver(clients("node-controller"), &surroundings.clock), surroundings),
+        run(binding::driver(clients("node-controller")), surroundings),
         run(event::driver(clients("event-controller"), &surroundings.clock), surroundings),
         run(token::driver(clients("token-controller"), &surroundings.clock), surroundings),
     ]

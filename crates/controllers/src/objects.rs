@@ -80,8 +80,17 @@ impl Objects {
 
     /// All objects of one namespace, or of all, that carry this label.
     pub(crate) async fn list<K: Known>(&self, namespace: Option<&str>, label: Option<&str>) -> Result<Vec<K>, Failure> {
-        let mut params = ListParams::default().limit(PAGE);
-        params.label_selector = label.map(str::to_owned);
+        let params = ListParams { label_selector: label.map(str::to_owned), ..ListParams::default() };
+        self.list_by(namespace, params).await
+    }
+
+    /// All objects, of all namespaces, that this field selector picks.
+    pub(crate) async fn select<K: Known>(&self, fields: &str) -> Result<Vec<K>, Failure> {
+        self.list_by(None, ListParams::default().fields(fields)).await
+    }
+
+    async fn list_by<K: Known>(&self, namespace: Option<&str>, params: ListParams) -> Result<Vec<K>, Failure> {
+        let mut params = params.limit(PAGE);
         let mut all = Vec::new();
         loop {
             let request = place::<K>(namespace).list(&params).map_err(Self::unbuildable)?;

@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::driver::{Driver, Key, Targets, controller_of};
 use crate::objects::Objects;
+use crate::placing::Placer;
 use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 pub use observe::Observed;
 
@@ -49,6 +50,7 @@ const SETTLE: Duration = Duration::from_millis(2_500);
 #[derive(Debug)]
 pub struct SessionReconciler {
     objects: Objects,
+    placer: Placer,
     clock: Clock,
     started: Instant,
     /// Sessions that the quota keeps back. Losing it costs a delay, never a session.
@@ -79,7 +81,8 @@ pub enum Action {
 pub fn driver(client: Client, clock: &Clock) -> Driver<SessionReconciler> {
     let objects = Objects::new(client.clone());
     let (clock, started) = (clock.clone(), Instant::now());
-    let reconciler = SessionReconciler { objects, clock, started, blocked: Mutex::default() };
+    let placer = Placer::new(objects.clone());
+    let reconciler = SessionReconciler { objects, placer, clock, started, blocked: Mutex::default() };
     Driver::new(reconciler, client)
         .related::<Pod>(|meta| controller_of(meta, "Session"))
         .related::<Project>(|meta| meta.name.clone().map_or(Targets::None, Targets::Namespace))
@@ -94,6 +97,9 @@ impl Reconciler for SessionReconciler {
 
     async fn observe(&self, session: &Session) -> Result<Observed, Failure> {
         let mut observed = observe::observe(&self.objects, &self.clock, session).await?;
+        if observed.is_to_be_placed() {
+            observed.node = self.place(session).await?;
+        }
         observed.settling = SETTLE.saturating_sub(self.started.elapsed());
         Ok(observed)
     }
@@ -137,6 +143,15 @@ fn owner_reference(session: &Session) -> OwnerReference {
 }
 
 impl SessionReconciler {
+    /// The node for the next run. A workspace that is kept is where the last run was, whether or not that node is ready.
+    async fn place(&self, session: &Session) -> Result<Option<String>, Failure> {
+        let last = session.status.as_ref().and_then(|status| status.node.clone());
+        match last.filter(|_| session.spec.workspace.keep) {
+            Some(node) => Ok(Some(node)),
+            None => self.placer.place().await,
+        }
+    }
+
     async fn send_prompt(&self, session: &Session, text: &str, at: Timestamp) -> Result<Effect, Failure> {
         let body = json!({ "messages": [{ "id": "prompt-1", "type": "user", "text": text }] });
         let place = Session::url_path(&(), session.metadata.namespace.as_deref());

@@ -17,6 +17,7 @@ mod drill;
 mod figures;
 mod leases;
 mod log;
+mod name;
 mod node;
 mod operations;
 mod room;
@@ -183,9 +184,8 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String, args: S
     announce(&base.dir, &url);
     // What an earlier start ordered is told apart from what this one orders. This also makes the store notice that it is
     // full, so that it says so when it is asked whether it is ready.
-    let fence = room::waited_for(&base.tasks, || async {
-        node::raise_fence(&*base.store, FENCE, &base.dir).await.context("raise the fencing token")
-    });
+    let fence =
+        room::waited_for(&base.tasks, || async { base.store.raise(FENCE).await.context("raise the fencing token") });
     let fence = fence.await?;
     if !recorded {
         room::waited_for(&base.tasks, || record(&base, &url)).await?;
@@ -198,7 +198,8 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String, args: S
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());
     operations::start(&base, &server, &args)?;
-    node::start(&base, &server, fence).await.context("start the node agent")?;
+    let name = name::of(&base.dir.join("node"), args.node_name.as_deref())?;
+    node::start(&base, &server, &name).await.context("start the node agent")?;
     parts.node_agent.runs(|| Ok(()));
     // It is said to be ready when it is, unless it is told to stop first.
     if base.tasks.stopping().run_until_cancelled(controllers.all_ready()).await.is_some() {

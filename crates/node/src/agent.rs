@@ -1,4 +1,4 @@
-//! The node agent: keeps the sandboxes of this machine as the Pods of node `local` say.
+//! The node agent: keeps the sandboxes of this machine as the Pods of its node say.
 //!
 //! A watch tells of Pods; each has one task (`worker`) that observes, plans (`plan`, pure) and applies. Started and
 //! adopted sandboxes are watched alike. The agent can die at any time: shims, records and the API hold all state.
@@ -20,6 +20,7 @@ pub mod relay;
 mod sandboxes;
 mod sources;
 mod status;
+pub mod term;
 mod token;
 mod view;
 mod worker;
@@ -51,6 +52,7 @@ use self::plan::Desired;
 use self::prepare::Host;
 use self::ranges::Ranges;
 use self::records::PodRecord;
+use self::term::Term;
 use crate::launch::{Isolation, PodRef};
 use crate::sandbox::probe::Support;
 use crate::sandbox::workspace;
@@ -58,7 +60,7 @@ use crate::shim::{LOG_DIR, record};
 
 /// What a node agent is made of.
 pub struct AgentConfig {
-    /// The API, as `system:node:local`.
+    /// The API, as `system:node:NAME`.
     pub client: Client,
     /// Where requests of sandboxes go.
     pub api: relay::Api,
@@ -72,8 +74,8 @@ pub struct AgentConfig {
     pub duties: Duties,
     /// The time.
     pub clock: Clock,
-    /// The fencing token of this control plane.
-    pub fence: u64,
+    /// The term that this start has taken.
+    pub term: Term,
     /// What this host and user can enforce; a Pod that asks for more is refused.
     pub support: Support,
     /// How far sandboxes are set apart: [`Support::isolation`], but in tests.
@@ -95,14 +97,14 @@ pub(crate) struct Shared {
     tasks: Tasks,
     duties: Duties,
     clock: Clock,
-    fence: u64,
+    term: Term,
     instance: String,
     host: Host,
     sandboxes: Arc<dyn Sandboxes>,
     ranges: Ranges,
     notices: Notices,
     workers: Mutex<HashMap<String, Attended>>,
-    /// Cancelled once a shim has refused an order as an older control plane's than it knows.
+    /// Cancelled once a shim, or the API, has refused what this agent does as an older one's than it knows.
     term_over: CancellationToken,
 }
 
@@ -125,14 +127,14 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         instance: layout.instance().during("read the instance id")?,
         ranges: Ranges::load(&layout).during("read whose the workspaces are")?,
         notices: Notices::start(&config.tasks).during("watch directories")?,
-        client: bounded_client(config.client),
+        client: term::fenced(bounded_client(config.client), &config.term),
         api: config.api,
         layout,
         exe: config.exe,
         tasks: config.tasks,
         duties: config.duties,
         clock: config.clock,
-        fence: config.fence,
+        term: config.term,
         host: Host { isolation: config.isolation, support: config.support },
         sandboxes: config.sandboxes,
         workers: Mutex::default(),
@@ -141,12 +143,14 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
     prepare_template(&shared);
     let work = shared.clone();
     shared.tasks.essential("node agent", |stop| dispatch::run(work, stop));
+    let (client, term, clock) = (shared.client.clone(), shared.term.clone(), shared.clock.clone());
+    shared.tasks.essential("node lease", |stop| term::keep(client, term, clock, stop));
     Ok(Handle(shared))
 }
 
-/// The newest fencing token that a sandbox of the agent's directory `dir` has seen; 0 when there is none. An order with an
-/// older one is refused.
-pub fn newest_fence(dir: &Path) -> u64 {
+/// The newest term that a sandbox of the agent's directory `dir` has seen; 0 when there is none. An order of an older one
+/// is refused.
+pub fn newest_term(dir: &Path) -> u64 {
     let runs = Layout::at(dir.to_owned()).runs();
     let uids = layout::names(&runs).unwrap_or_default();
     // A shim that cannot be read is on its way in or out, or lost.

@@ -8,10 +8,12 @@
 
 mod http;
 mod pool;
+mod turned;
 pub mod unix;
 
 pub use self::http::{Http, HttpError, Trust};
 pub use self::pool::{CONNECT_TIMEOUT, Cleartext};
+pub use self::turned::{LINK_PING, Reversed, open};
 
 use std::future::Future;
 use std::time::Duration;
@@ -115,6 +117,7 @@ fn class_of_answer(status: &Status) -> Class {
     let cause = causes.map(|cause| cause.reason.as_str()).next().unwrap_or_default();
     match (status.code, status.reason.as_str(), cause) {
         (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
+        (409, "Fenced", _) => Class::Fenced,
         (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
         // Asked for a state that is yet to come: nothing was done.
         (504, _, "ResourceVersionTooLarge") => Class::Transient { retry_after },
@@ -155,6 +158,43 @@ pub fn remote(config: &kube::Config, idle: Duration) -> Result<kube::Client, kub
         .map_err(tower::BoxError::from)
         .service(pool::pool::<kube::client::Body>(https, Some((CALL_DEADLINE, idle))));
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// As [`remote`], over TLS as `tls` has it, with a certificate of the caller's for instance. Of `config` count the URL, the
+/// namespace, and the headers; who it says the caller is does not.
+///
+/// # Errors
+/// As [`remote`].
+pub fn remote_over(
+    tls: rustls::ClientConfig,
+    config: &kube::Config,
+    idle: Duration,
+) -> Result<kube::Client, kube::Error> {
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(pool::pool::<kube::client::Body>(pool::over(tls), Some((CALL_DEADLINE, idle))));
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// A service that passes requests on, each with the whole URL of where it goes, over TLS as `tls` has it; bounded like
+/// [`remote`].
+pub fn forwarder<B>(
+    tls: rustls::ClientConfig,
+    idle: Duration,
+) -> impl tower::Service<
+    ::http::Request<B>,
+    Response = ::http::Response<hyper::body::Incoming>,
+    Error = legacy::Error,
+    Future: Send,
+> + Clone
++ Send
++ Sync
+where
+    B: ::http_body::Body<Data: Send, Error: Into<tower::BoxError>> + Send + Unpin + 'static,
+{
+    pool::pool::<B>(pool::over(tls), Some((CALL_DEADLINE, idle)))
 }
 
 /// A client each of whose requests must begin to be answered within [`CALL_DEADLINE`]. Needs a Tokio runtime.

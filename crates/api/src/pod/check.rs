@@ -11,8 +11,7 @@ use crate::quantity;
 
 pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old {
-        let same = old["spec"] == new["spec"];
-        return if same { Vec::new() } else { vec![FieldError::forbidden("spec", "a Pod's spec cannot be changed")] };
+        return check_change(&new["spec"], &old["spec"]);
     }
     let spec = match PodSpec::deserialize(&new["spec"]) {
         Ok(spec) => spec,
@@ -22,9 +21,7 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if spec.restart_policy != "Never" {
         errors.push(FieldError::not_supported("spec.restartPolicy", &spec.restart_policy, &["Never"]));
     }
-    if spec.node_name != names::LOCAL_NODE {
-        errors.push(FieldError::not_supported("spec.nodeName", &spec.node_name, &[names::LOCAL_NODE]));
-    }
+    errors.extend(check_node(&spec.node_name));
     for (at, volume) in spec.volumes.iter().enumerate() {
         errors.extend(check_volume(&format!("spec.volumes[{at}]"), volume));
         if spec.volumes[..at].iter().any(|earlier| earlier.name == volume.name) {
@@ -35,6 +32,29 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.extend(check_container(&format!("spec.containers[{at}]"), container, &spec.volumes));
     }
     errors
+}
+
+/// A Pod that has no node may get one, once. All else stays.
+fn check_change(new: &Value, old: &Value) -> Vec<FieldError> {
+    let node = |spec: &Value| spec["nodeName"].as_str().unwrap_or_default().to_owned();
+    let rest = |spec: &Value| {
+        let mut spec = spec.clone();
+        spec.as_object_mut().map(|fields| fields.remove("nodeName"));
+        spec
+    };
+    if rest(new) != rest(old) {
+        return vec![FieldError::forbidden("spec", "a Pod's spec cannot be changed")];
+    }
+    match (node(old), node(new)) {
+        (before, after) if before == after => Vec::new(),
+        (before, after) if before.is_empty() => check_node(&after).into_iter().collect(),
+        _ => vec![FieldError::forbidden("spec.nodeName", "a Pod stays with the node that it was given to")],
+    }
+}
+
+fn check_node(name: &str) -> Option<FieldError> {
+    let fault = crate::node::name_fault(name).filter(|_| !name.is_empty())?;
+    Some(FieldError::invalid("spec.nodeName", quoted(name), fault))
 }
 
 fn check_volume(path: &str, volume: &Volume) -> Vec<FieldError> {
@@ -186,5 +206,26 @@ mod tests {
         assert!(check(&new, Some(&old)).is_empty());
         new["spec"]["containers"][0]["command"] = json!(["false"]);
         assert_eq!(check(&new, Some(&old))[0].path, "spec");
+    }
+
+    #[test]
+    fn a_pod_gets_a_node_once() {
+        let at = |node: &str| {
+            let mut pod = pod(json!({}));
+            pod["spec"]["nodeName"] = json!(node);
+            pod
+        };
+        let none = pod(json!({}));
+        for (new, old, ok) in [
+            (at("a"), &none, true),
+            (at("a"), &at(""), true),
+            (at("a"), &at("a"), true),
+            (at("A"), &none, false),
+            (at("b"), &at("a"), false),
+            (at(""), &at("a"), false),
+            (none.clone(), &at("a"), false),
+        ] {
+            assert_eq!(check(&new, Some(old)).is_empty(), ok, "{new} after {old}");
+        }
     }
 }

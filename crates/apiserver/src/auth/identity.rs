@@ -9,6 +9,8 @@ pub const MASTERS: &str = "system:masters";
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// The group of node agents.
 pub const NODES: &str = "system:nodes";
+/// The group of those who hold a token that lets one node join.
+pub const JOINERS: &str = "system:mainstay:joiners";
 /// The group of all service accounts; with `:NAMESPACE` that of one namespace's.
 pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 /// The namespace of Mainstay's own service accounts.
@@ -59,6 +61,11 @@ impl Identity {
     /// The node agent of a node.
     pub fn node(name: &str) -> Self {
         Self::new(format!("system:node:{name}"), [NODES])
+    }
+
+    /// Whoever holds the token with this id, which lets one node join.
+    pub fn joiner(token: &str) -> Self {
+        Self::new(format!("system:mainstay:joiner:{token}"), [JOINERS])
     }
 
     /// A service account.
@@ -127,6 +134,17 @@ impl Identity {
     /// Whether this is Mainstay itself: one of its controllers.
     pub fn is_platform(&self) -> bool {
         self.0.session.is_none() && self.is_in(&format!("{SERVICE_ACCOUNTS}:{SYSTEM_NAMESPACE}"))
+    }
+
+    /// The id of the token that lets this caller have one node join.
+    pub fn joins_with(&self) -> Option<&str> {
+        let token = self.0.user.strip_prefix("system:mainstay:joiner:")?;
+        (self.0.session.is_none() && self.is_in(JOINERS)).then_some(token)
+    }
+
+    /// The name of the node whose agent this is.
+    pub fn node_name(&self) -> Option<&str> {
+        self.0.user.strip_prefix("system:node:").filter(|_| self.is_node())
     }
 
     /// Whether this is a node agent, and not something that merely claims the group.

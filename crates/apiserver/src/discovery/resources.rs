@@ -111,6 +111,7 @@ fn subresources(kind: &Kind) -> Vec<Subresource> {
     }
     match (kind.group, kind.plural) {
         ("", "pods") => list.push(own("log", kind.kind, &["get"])),
+        ("", "nodes") => list.push(own("link", kind.kind, &["get"])),
         ("", "serviceaccounts") => list.push(Subresource {
             name: "token",
             group: "authentication.k8s.io",

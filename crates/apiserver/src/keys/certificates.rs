@@ -103,6 +103,11 @@ impl Authority {
         &self.pair.certificate
     }
 
+    /// What signs.
+    pub(super) const fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
     /// The server's certificate for exactly these names: the stored one, or a new one when it does not serve any more.
     pub(super) fn server(&self, dir: &Path, names: &[String], now: Timestamp) -> Result<Pair, KeysError> {
         let path = dir.join(SERVER_FILE);

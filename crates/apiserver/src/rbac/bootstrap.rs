@@ -1,4 +1,4 @@
-//! The objects that every data directory has: two namespaces with their service accounts, and the built-in roles.
+//! The objects that every data directory has: three namespaces with their service accounts, and the built-in roles.
 //!
 //! Run at each start, before requests are served. What is missing is made; a role or binding of ours that was changed
 //! is put back; everything else is left alone.
@@ -17,7 +17,7 @@ use crate::selector::meta_of;
 
 /// The label of what is put here.
 pub const LABEL: &str = "mainstay.dev/bootstrap";
-const NAMESPACES: [&str; 2] = ["default", SYSTEM_NAMESPACE];
+const NAMESPACES: [&str; 3] = ["default", SYSTEM_NAMESPACE, mainstay_api::names::NODE_LEASES];
 /// How often a lost race with another writer is tried again.
 const ATTEMPTS: usize = 5;
 

@@ -1,13 +1,15 @@
-//! What the Pods of a node need, so that a node agent gets that and nothing else.
+//! What the Pods of a node need, so that a node agent gets that, itself and its lease, and nothing else.
 //!
 //! But for sessions: a node keeps workspaces of sessions that have no Pod, and has to see when one of them is gone. It
-//! may read any by its name, and list none.
+//! may read by name those that ran on it last, which is looked at when the session is (`crate::node`), and list none.
 //!
 //! Kept like the roles: one object at a time. A finished Pod needs nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mainstay_api::GROUP as OURS;
+use mainstay_api::names::NODE_LEASES;
 use mainstay_store::Object;
 use serde::Deserialize;
 
@@ -158,11 +160,18 @@ impl Pods {
             let key = (what.namespace.into(), node.into(), (kind, what.name.into()));
             if self.uses.contains_key(&key) { Ok(()) } else { Err("no unfinished Pod of this node refers to it") }
         };
+        let own = |it: bool| if it { Ok(()) } else { Err("it is another node's") };
         match (what.group, what.resource, what.subresource, what.verb) {
-            ("", "pods", "", "get" | "list" | "watch")
-            | ("", "events", "", "create" | "patch" | "update")
-            | ("mainstay.dev", "sessions", "", "get") => Ok(()),
-            ("", "pods", "", "update" | "patch") | ("", "pods", "status", "get" | "update" | "patch") => {
+            (OURS, "sessions", "", "get") | (OURS, "nodecertificates", "", "create") => Ok(()),
+            ("", "nodes", "" | "link", "get") | ("", "nodes", "status", "get" | "update" | "patch") => {
+                own(what.name == node)
+            }
+            ("coordination.k8s.io", "leases", "", "get" | "update" | "patch") => {
+                own(what.namespace == NODE_LEASES && what.name == node)
+            }
+            ("", "pods", "", "list" | "watch") if what.node == node => Ok(()),
+            ("", "pods", "", "list" | "watch") => Err("a node agent sees the Pods of its node only"),
+            ("", "pods", "" | "status", "get" | "update" | "patch") => {
                 match self.namespaces.get(what.namespace).and_then(|pods| pods.get(what.name)) {
                     Some(pod) if *pod.node != *node => Err("the Pod is another node's"),
                     _ => Ok(()),
@@ -170,7 +179,7 @@ impl Pods {
             }
             ("", "secrets", "", "get") => used(Kind::Secret),
             ("", "configmaps", "", "get") => used(Kind::ConfigMap),
-            ("mainstay.dev", "credentials", "reveal", "get") => used(Kind::Credential),
+            (OURS, "credentials", "reveal", "get") => used(Kind::Credential),
             // For which session is judged when the body is read.
             ("", "serviceaccounts", "token", "create") => {
                 let pods = self.namespaces.get(what.namespace).into_iter().flat_map(HashMap::values);

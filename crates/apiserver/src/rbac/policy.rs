@@ -24,13 +24,14 @@ const WRITE: &str = "create update patch delete deletecollection";
 
 /// Mainstay's controllers: names of service accounts in `mainstay-system`, and of their roles
 /// (`system:controller:NAME`).
-pub const CONTROLLERS: [&str; 6] = [
+pub const CONTROLLERS: [&str; 7] = [
     "session-controller",
     "project-controller",
     "namespace-controller",
     "garbage-collector",
     "token-controller",
     "event-controller",
+    "node-controller",
 ];
 
 const VIEW: &[Row] = &[
@@ -98,7 +99,7 @@ pub(super) fn controller_rows(name: &str) -> &'static [Row] {
             ("get update patch", M, "sessions/status", ""),
             ("get create", M, "sessions/messages", ""),
             ("get", M, "sessions/heartbeat", ""),
-            (READ, "core", "pods namespaces configmaps resourcequotas", ""),
+            (READ, "core", "pods namespaces configmaps resourcequotas nodes", ""),
             ("create update patch delete", "core", "pods", ""),
             EVENTS,
         ],
@@ -128,6 +129,15 @@ pub(super) fn controller_rows(name: &str) -> &'static [Row] {
             &[(READ, M, "sessions", ""), (READ, "core", "pods", ""), ("patch", "core", "pods", ""), EVENTS]
         }
         "event-controller" => &[(READ, "core", "events", ""), ("delete", "core", "events", "")],
+        "node-controller" => &[
+            (READ, "core", "nodes pods", ""),
+            ("create update patch", "core", "nodes", ""),
+            ("get update patch", "core", "nodes/status pods/status", ""),
+            ("update patch", "core", "pods", ""),
+            (READ, "coordination.k8s.io", "leases", ""),
+            ("create delete", "coordination.k8s.io", "leases", ""),
+            EVENTS,
+        ],
         _ => &[],
     }
 }

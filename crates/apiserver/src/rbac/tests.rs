@@ -109,7 +109,7 @@ fn attributes(text: &str) -> Attributes<'_> {
     };
     let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
     let (namespace, name) = place.split_once('/').unwrap_or((place, ""));
-    Attributes { verb, group, resource, subresource, namespace, name, path: "" }
+    Attributes { verb, group, resource, subresource, namespace, name, node: "", path: "" }
 }
 
 /// R49.

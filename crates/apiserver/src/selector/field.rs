@@ -82,6 +82,11 @@ impl FieldSelector {
         self.exact(&Field::Namespace)
     }
 
+    /// The only value of this selectable field that can match, when there is one.
+    pub fn exact_value(&self, path: &'static str) -> Option<&str> {
+        self.exact(&Field::Declared(path))
+    }
+
     fn exact(&self, field: &Field) -> Option<&str> {
         self.terms.iter().find(|term| term.equal && term.field == *field).map(|term| &*term.value)
     }

@@ -37,6 +37,7 @@ fn whoever_reads_an_answer_finds_the_class_that_the_failure_had() {
         let answer = ApiError::from_store(&error, about);
         assert_eq!(read(&answer), error.class(), "{error:?} is answered {answer}");
     }
+    assert_eq!(read(&ApiError::fenced("an older term")), Class::Fenced);
     assert_eq!(read(&ApiError::already_exists(about)), Class::Terminal(Reason::AlreadyExists));
     assert_eq!(read(&ApiError::modified(about)), Class::Conflict);
 }

@@ -1,5 +1,6 @@
 //! `pods/NAME/log`: read from the node agent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::body::{Body, BodyError};
 use crate::holder::Holder;
 use crate::leash::leashed;
-use crate::nodelink::{LinkError, LogOptions};
+use crate::nodelink::{LinkError, LogOptions, NodeLink};
 use crate::object;
 use crate::request::Verb;
 use crate::respond;
@@ -28,8 +29,9 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let options = options(call)?;
     let follow = options.follow;
     let stored = objects::find(call).await?;
-    let container = container(call, &object::parse(&stored)?)?;
-    let link = call.server.node_link().ok_or_else(|| ApiError::unavailable("no node agent is connected"))?;
+    let pod = object::parse(&stored)?;
+    let container = container(call, &pod)?;
+    let link = link(call, &pod, &container)?;
     let permit = if follow { Some(call.server.gate().enter(call.identity)?) } else { None };
     let log = link.logs(&stored.meta.uid, options).await.map_err(|error| failure(call, &container, &error))?;
     let bytes = log.map(move |chunk| {
@@ -40,6 +42,15 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let bytes = leashed(call.server.tasks(), bytes, over);
     let media = HeaderValue::from_static("text/plain; charset=utf-8");
     Ok(respond::with_type(StatusCode::OK, media, Body::stream(bytes)))
+}
+
+/// The way to the agent of the Pod's node.
+fn link(call: &Call<'_>, pod: &Value, container: &str) -> ApiResult<Arc<dyn NodeLink>> {
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if node.is_empty() {
+        return Err(failure(call, container, &LinkError::NotStarted));
+    }
+    call.server.links().get(node).ok_or_else(|| failure(call, container, &LinkError::Away(node.to_owned())))
 }
 
 fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
@@ -91,6 +102,9 @@ fn failure(call: &Call<'_>, container: &str, error: &LinkError) -> ApiError {
             "container {container:?} in pod {:?} is waiting to start: ContainerCreating",
             call.name()
         )),
+        LinkError::Away(_) => {
+            ApiError::unavailable(format!("the log of pod {:?} cannot be read: {error}", call.name()))
+        }
         LinkError::Io(cause) => {
             tracing::error!(pod = call.name(), error = %cause, "a log cannot be read");
             ApiError::internal(error)

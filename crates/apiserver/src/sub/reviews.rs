@@ -130,6 +130,7 @@ async fn may(server: &ApiServer, identity: &Identity, spec: &Question) -> ApiRes
             subresource: &asked.subresource,
             namespace: &asked.namespace,
             name: &asked.name,
+            node: "",
             path: "",
         },
         (None, Some(asked)) => Attributes { verb: &asked.verb, path: &asked.path, ..Attributes::default() },

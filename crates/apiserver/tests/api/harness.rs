@@ -229,7 +229,7 @@ impl Harness {
     }
 }
 
-async fn collect(response: http::Response<Body>) -> Answer {
+pub(crate) async fn collect(response: http::Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, bytes }

@@ -35,8 +35,8 @@ async fn logs_come_from_the_node_agent() {
     });
     api.post(path, &pod).await.expect(201);
     let log = format!("{path}/p/log");
-    api.get(&log).await.refused(503, "no node agent");
-    api.server.set_node_link(Arc::new(Link));
+    api.get(&log).await.refused(503, "the agent of node \"local\" is not connected");
+    api.server.set_node_link("local", Arc::new(Link));
     let answer = api.get(&format!("{log}?follow=true&tailLines=5&timestamps=true&container=agent&limitBytes=9")).await;
     let text = String::from_utf8_lossy(&answer.bytes).into_owned();
     assert!(text.starts_with("36 LogOptions { follow: true, tail_lines: Some(5), since: None"), "{text}");

@@ -13,6 +13,7 @@ mod logs;
 mod messages;
 mod metrics;
 mod new_kind;
+mod nodes;
 mod operation_ends;
 mod operations;
 mod panics;

@@ -25,9 +25,10 @@ impl NodeLink for Broken {
 async fn with_a_bug() -> (Harness, String) {
     let api = Harness::new().await;
     let pods = "/api/v1/namespaces/default/pods";
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "agent", "command": ["true"]}]}});
+    let container = json!({"name": "agent", "command": ["true"]});
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [container], "nodeName": "local"}});
     api.post(pods, &pod).await.expect(201);
-    api.server.set_node_link(Arc::new(Broken));
+    api.server.set_node_link("local", Arc::new(Broken));
     (api, format!("{pods}/p/log"))
 }
 

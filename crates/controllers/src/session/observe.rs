@@ -38,6 +38,17 @@ pub struct Observed {
     pub(super) settling: Duration,
     /// What the session names and is definitely not there.
     pub(super) missing: Option<Missing>,
+    /// The whole of what a Pod is made of was read.
+    pub(super) prepared: bool,
+    /// The node for the run's Pod; none is ready, or none is needed, when absent.
+    pub(super) node: Option<String>,
+}
+
+impl Observed {
+    /// Whether a Pod may be made of what was read.
+    pub(super) const fn is_to_be_placed(&self) -> bool {
+        self.prepared && self.missing.is_none() && self.others.is_empty()
+    }
 }
 
 /// Something that the session needs and that does not exist.
@@ -76,6 +87,8 @@ pub(super) struct PodView {
     /// It was told to stop and stay.
     pub(super) stopping: bool,
     pub(super) ready: bool,
+    /// The node that it was given to.
+    pub(super) node: Option<String>,
     /// The longest life that its sandbox holds, in seconds.
     pub(super) deadline: Option<u64>,
     /// How it ended, once it has.
@@ -107,6 +120,7 @@ impl PodView {
                 .flatten()
                 .any(|(key, value)| key == names::STOP && value == "true"),
             ready: condition_is_true(pod, "Ready"),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
             deadline: pod.spec.as_ref().and_then(|spec| u64::try_from(spec.active_deadline_seconds?).ok()),
             end: end_of(pod),
         }
@@ -189,6 +203,7 @@ async fn prepare(objects: &Objects, session: &Session, mut observed: Observed) -
     {
         observed.missing = Some(missing::<ConfigMap>("ConfigMapNotFound", name));
     }
+    observed.prepared = true;
     Ok(observed)
 }
 

@@ -51,7 +51,12 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn write(&self, change: &Change<'_>) -> Action {
-        Action::WriteStatus(Box::new(status::next(self.session, change, self.now)))
+        let mut status = status::next(self.session, change, self.now);
+        let given = self.observed.pod.as_ref().filter(|pod| pod.ours).and_then(|pod| pod.node.as_ref());
+        if let Some(node) = given.or(self.observed.node.as_ref()) {
+            status.node = Some(node.clone());
+        }
+        Action::WriteStatus(Box::new(status))
     }
 
     fn only(&self, change: &Change<'_>, next: Next) -> Plan<Action> {
@@ -109,6 +114,7 @@ impl Case<'_> {
             project: self.observed.project.as_ref(),
             agent: self.observed.agent.as_ref(),
             run,
+            node: self.observed.node.as_deref(),
         };
         let Some(pod) = parts.pod() else {
             let message = "neither the session nor its agent names a command";

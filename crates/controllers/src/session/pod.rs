@@ -25,6 +25,8 @@ pub(super) struct Parts<'a> {
     pub(super) project: Option<&'a Project>,
     pub(super) agent: Option<&'a Agent>,
     pub(super) run: u64,
+    /// The node that it is given to, if one is ready.
+    pub(super) node: Option<&'a str>,
 }
 
 /// All credentials that the session is granted: the agent's, and its own, which win by name.
@@ -69,7 +71,7 @@ impl Parts<'_> {
             kind: Some("Pod".to_owned()),
             metadata: self.metadata(),
             spec: PodSpec {
-                node_name: names::LOCAL_NODE.to_owned(),
+                node_name: self.node.unwrap_or_default().to_owned(),
                 restart_policy: "Never".to_owned(),
                 termination_grace_period_seconds: GRACE_SECONDS,
                 active_deadline_seconds: self.deadline(),

@@ -146,6 +146,7 @@ pub(super) fn patch(session: &Session, new: &SessionStatus) -> Value {
             "completionTime": new.completion_time,
             "stoppedReason": new.stopped_reason,
             "pod": new.pod,
+            "node": new.node,
             "attempts": new.attempts,
             "exitCode": new.exit_code,
             "conditions": new.conditions,

@@ -304,7 +304,13 @@ fn a_pod_is_made_of_session_agent_and_project() {
         "prompt": "in this house", "sessionDefaults": { "workspaceSize": "2Gi", "resources": { "pids": 64, "memory": "9Gi" } },
     } });
     let (agent, project) = (serde_json::from_value(agent).unwrap(), serde_json::from_value(project).unwrap());
-    let parts = super::pod::Parts { session: &session, project: Some(&project), agent: Some(&agent), run: 3 };
+    let parts = super::pod::Parts {
+        session: &session,
+        project: Some(&project),
+        agent: Some(&agent),
+        run: 3,
+        node: Some("box"),
+    };
     assert_eq!(parts.prompt().unwrap(), "in this house\n\nbe careful\n\nnow");
     let pod = serde_json::to_value(parts.pod().unwrap()).unwrap();
     let meta = &pod["metadata"];

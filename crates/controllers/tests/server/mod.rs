@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
@@ -25,6 +26,7 @@ use mainstay_runtime::operation::{Handler, Handlers};
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::{Options, SqliteStore, Store};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// Waits no longer than this for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +50,7 @@ impl Server {
         let server = Self::bare().await;
         server.start_controllers(clock);
         server.start_workers();
-        server.start_node();
+        server.start_node().await;
         server
     }
 
@@ -112,10 +114,13 @@ impl Server {
     }
 
     /// Pods run as soon as they are made; a Pod whose command is `true` completes at once.
-    fn start_node(&self) {
+    async fn start_node(&self) {
+        mainstay_apiserver::node::register(&self.api, "local").await.unwrap();
         let client = inprocess::client(self.api.clone(), Identity::node("local"), self.tasks.clone());
+        drop(self.tasks.essential("lease", |stop| renew(client.clone(), stop)));
         drop(self.tasks.essential("node", |stop| async move {
-            let mut events = watcher::watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).boxed();
+            let mine = watcher::Config::default().fields("spec.nodeName=local");
+            let mut events = watcher::watcher(Api::<Pod>::all(client.clone()), mine).boxed();
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => return,
@@ -181,6 +186,19 @@ impl Server {
 
     pub(crate) async fn until_phase(&self, path: &str, phase: &str) -> Value {
         self.until(path, |found| found.is_some_and(|object| object["status"]["phase"] == phase)).await
+    }
+}
+
+/// Keeps the node's lease.
+async fn renew(client: Client, stop: CancellationToken) {
+    let leases = Api::<Lease>::namespaced(client, names::NODE_LEASES);
+    loop {
+        let now = Clock::system().now();
+        let change = json!({ "spec": { "renewTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(now) } });
+        leases.patch("local", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+        if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(3))).await.is_none() {
+            return;
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &RestoreArgs) -> CliResult {
     let dir = &args.data_dir;
     let mut restore = Restore::begin(dir, &STATE_PARTS, args.replace)?;
     // Sandboxes that live there refuse an older token.
-    restore.above(Revision(mainstay_node::agent::newest_fence(&dir.join("node"))));
+    restore.above(Revision(mainstay_node::agent::newest_term(&dir.join("node"))));
     let has_clock = dir.join(CLOCK).exists();
     archive.extract(&restore.place(), |name| name != CLOCK || !has_clock, tell)?;
     let report = examine(&restore.place(), tell)?;

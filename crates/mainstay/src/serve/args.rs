@@ -26,6 +26,9 @@ pub(crate) struct ServeArgs {
     /// One more name or address that clients know this server by, for its certificate; may be given more than once
     #[arg(long = "tls-name", value_name = "NAME", value_parser = certificate_name)]
     pub(crate) tls_names: Vec<String>,
+    /// The name of this machine's node; by default, the host's at the first start
+    #[arg(long, value_name = "NAME", env = "MAINSTAY_NODE_NAME", value_parser = super::name::parse)]
+    pub(crate) node_name: Option<String>,
     /// What to log, such as info or mainstay_controllers=debug
     #[arg(long, value_name = "FILTER", env = "MAINSTAY_LOG", default_value = "info")]
     pub(crate) log: String,

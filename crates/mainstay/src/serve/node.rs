@@ -1,7 +1,6 @@
 //! Joins the node agent to the API server, in both directions: neither crate knows the other.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,32 +8,19 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
-use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess};
+use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess, node};
 use mainstay_node::agent::logs::{self, LogError};
-use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay};
+use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay, term};
 use mainstay_node::launch::Limits;
 use mainstay_node::sandbox::probe::probe;
 use mainstay_runtime::Tasks;
-use mainstay_store::{Store, StoreError};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use super::Base;
 
-/// Raises the counter by which this start is told from earlier ones, above all that a sandbox of the data directory has
-/// seen: a database that was restored knows less than the sandboxes that went on.
-pub(crate) async fn raise_fence(store: &dyn Store, counter: &str, dir: &Path) -> Result<u64, StoreError> {
-    let seen = agent::newest_fence(&dir.join("node"));
-    loop {
-        let fence = store.raise(counter).await?;
-        if fence > seen {
-            return Ok(fence);
-        }
-    }
-}
-
-/// Starts the node agent of this machine, and lets the API server reach its logs.
-pub(crate) async fn start(base: &Base, server: &ApiServer, fence: u64) -> anyhow::Result<()> {
+/// Starts the node agent of this machine under the node's next term, and lets the API server reach its logs.
+pub(crate) async fn start(base: &Base, server: &ApiServer, name: &str) -> anyhow::Result<()> {
     let support = probe();
     let isolation = support.isolation();
     tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
@@ -42,16 +28,21 @@ pub(crate) async fn start(base: &Base, server: &ApiServer, fence: u64) -> anyhow
     if !missing.is_empty() {
         tracing::error!("no sandbox can be made here, every Pod will be refused: missing are {}", missing.join(", "));
     }
-    let identity = Identity::node(mainstay_api::names::LOCAL_NODE);
+    let dir = base.dir.join("node");
+    let client = inprocess::client(server.clone(), Identity::node(name), base.tasks.clone());
+    node::register(server, name).await?;
+    let term = term::take(&client, name, agent::newest_term(&dir), &base.clock).await?;
+    term::introduce(&term::fenced(client.clone(), &term), name, env!("CARGO_PKG_VERSION")).await?;
+    tracing::info!(node = name, term = term.number, "this is a node");
     let config = AgentConfig {
-        client: inprocess::client(server.clone(), identity, base.tasks.clone()),
+        client,
         api: relayed(server.clone(), base.tasks.clone()),
-        dir: base.dir.join("node"),
+        dir,
         exe: std::env::current_exe().context("find this program")?,
         tasks: base.tasks.clone(),
         duties: base.duties.clone(),
         clock: base.clock.clone(),
-        fence,
+        term,
         isolation,
         support,
         sandboxes: Arc::new(Shims),
@@ -64,7 +55,7 @@ pub(crate) async fn start(base: &Base, server: &ApiServer, fence: u64) -> anyhow
             agent::start(config)
         }
     });
-    server.set_node_link(Arc::new(Link(agent.await??)));
+    server.set_node_link(name, Arc::new(Link(agent.await??)));
     Ok(())
 }
 

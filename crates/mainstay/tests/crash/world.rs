@@ -223,7 +223,7 @@ impl World {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("{name}-1") },
             "spec": {
-                "nodeName": "local", "restartPolicy": "Never",
+                "restartPolicy": "Never",
                 "containers": [{ "name": "agent", "command": ["/bin/sh", "-c", script], "workingDir": "/" }],
             },
         });

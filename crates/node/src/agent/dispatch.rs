@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_pods};
-use mainstay_api::names::LOCAL_NODE;
 use mainstay_runtime::KeyBackoff;
 use mainstay_runtime::duty::table;
 use mainstay_runtime::failure::chain_of;
@@ -28,7 +27,7 @@ use super::{Attended, Shared, orphans};
 /// use, and its end is the process's.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let pods: Api<Pod> = Api::all(shared.client.clone());
-    let config = watcher::Config::default().fields(&selector());
+    let config = watcher::Config::default().fields(&selector(&shared));
     let mut events = watch_pods(pods, config).default_backoff().boxed();
     let mut listed = HashSet::new();
     let mut sweeps = false;
@@ -63,8 +62,8 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Pods of this node.
-pub(super) fn selector() -> String {
-    format!("spec.nodeName={LOCAL_NODE}")
+pub(super) fn selector(shared: &Shared) -> String {
+    format!("spec.nodeName={}", shared.term.node)
 }
 
 impl Shared {

@@ -131,7 +131,7 @@ async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<(), AgentError> {
 async fn living(shared: &Shared) -> Result<HashSet<String>, AgentError> {
     let pods: Api<Pod> = Api::all(shared.client.clone());
     let mut uids = HashSet::new();
-    let mut params = ListParams::default().fields(&super::dispatch::selector()).limit(PAGE);
+    let mut params = ListParams::default().fields(&super::dispatch::selector(shared)).limit(PAGE);
     loop {
         let page = bounded(pods.list(&params)).await.during("list the Pods of this node")?;
         uids.extend(page.items.into_iter().filter_map(|pod| pod.metadata.uid));

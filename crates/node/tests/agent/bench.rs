@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_node::agent::{AgentConfig, Handle, Sandboxes, Shims, start};
+use mainstay_node::agent::{AgentConfig, Handle, Sandboxes, Shims, start, term};
 use mainstay_node::launch::{Isolation, Order, Verb};
 use mainstay_node::sandbox::probe::{Support, probe};
 use mainstay_node::shim::{client, record};
@@ -27,7 +27,7 @@ pub(crate) struct Bench {
     pub(crate) api: FakeApi,
     isolation: Isolation,
     sandboxes: Arc<dyn Sandboxes>,
-    fence: u64,
+    newest: u64,
     running: Option<(Tasks, Handle)>,
 }
 
@@ -43,7 +43,7 @@ impl Bench {
     pub(crate) fn idle() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sandboxes = Arc::new(Shims);
-        Self { dir, api: FakeApi::new(), isolation: Isolation::None, sandboxes, fence: 0, running: None }
+        Self { dir, api: FakeApi::new(), isolation: Isolation::None, sandboxes, newest: 0, running: None }
     }
 
     /// A bench whose agent runs and has these sandboxes.
@@ -64,8 +64,10 @@ impl Bench {
     }
 
     pub(crate) fn start(&mut self) {
-        self.fence += 1;
         let tasks = Tasks::new();
+        let (client, newest, clock) = (self.api.client(), self.newest, Clock::system());
+        let taken = async { term::take(&client, "local", newest, &clock).await.unwrap() };
+        let term = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(taken));
         let config = AgentConfig {
             client: self.api.client(),
             api: self.api.relayed(),
@@ -74,7 +76,7 @@ impl Bench {
             duties: Duties::alone(tasks.clone(), Clock::system()),
             tasks: tasks.clone(),
             clock: Clock::system(),
-            fence: self.fence,
+            term,
             support: if self.isolation == Isolation::None { support() } else { probe() },
             isolation: self.isolation,
             sandboxes: self.sandboxes.clone(),
@@ -93,9 +95,9 @@ impl Bench {
         self.running.as_ref().unwrap().0.stopping().is_cancelled()
     }
 
-    /// Starts a newer agent than one with this fencing token.
-    pub(crate) fn start_after(&mut self, fence: u64) {
-        self.fence = fence;
+    /// Starts a newer agent than one of this term.
+    pub(crate) fn start_after(&mut self, newest: u64) {
+        self.newest = newest;
         self.start();
     }
 

@@ -41,6 +41,7 @@ struct State {
     failures: Vec<(String, u16)>,
 }
 
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/";
 const SESSIONS: &str = "/apis/mainstay.dev/v1alpha1/namespaces/web/sessions/";
 
 impl FakeApi {
@@ -195,6 +196,9 @@ impl FakeApi {
         if path == "/api/v1/namespaces/web/serviceaccounts/default/token" {
             return respond(&self.token(body));
         }
+        if path.starts_with(LEASES) {
+            return respond(&self.lease(&path, &parts.method, body));
+        }
         let other = self.lock().others.get(&path).cloned();
         respond(&other.map_or_else(|| failure(404, "not found"), |other| (200, other)))
     }
@@ -254,6 +258,23 @@ impl FakeApi {
         }
         self.put(&mut state, name, changed.clone(), "MODIFIED");
         (200, state.pods.get(name).cloned().unwrap_or(changed))
+    }
+
+    /// A lease, which is there from the start, and is replaced by compare-and-swap.
+    fn lease(&self, path: &str, method: &Method, mut body: Value) -> Answer {
+        let mut state = self.lock();
+        let first = || json!({ "metadata": { "name": "local", "resourceVersion": "0" }, "spec": {} });
+        let known = state.others.entry(path.to_owned()).or_insert_with(first).clone();
+        if *method == Method::GET {
+            return (200, known);
+        }
+        if body["metadata"]["resourceVersion"] != known["metadata"]["resourceVersion"] {
+            return failure(409, "resourceVersion");
+        }
+        state.version += 1;
+        body["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        state.others.insert(path.to_owned(), body.clone());
+        (200, body)
     }
 
     fn token(&self, mut request: Value) -> Answer {

@@ -103,7 +103,7 @@ async fn an_agent_that_sandboxes_know_a_newer_one_than_ends_and_the_next_is_newe
     eventually("the agent's end", || bench.is_ending().then_some(())).await;
     bench.stop().await;
     assert!(record::is_live(&bench.run_dir(&uid)).unwrap(), "its sandbox goes on");
-    let seen = mainstay_node::agent::newest_fence(&bench.path("node"));
+    let seen = mainstay_node::agent::newest_term(&bench.path("node"));
     assert_eq!(seen, 100);
     bench.start_after(seen);
     bench.api.change("fix-1", |pod| pod["metadata"]["annotations"]["mainstay.dev/stop"] = json!("true"));
@@ -111,7 +111,25 @@ async fn an_agent_that_sandboxes_know_a_newer_one_than_ends_and_the_next_is_newe
     bench.api.delete("fix-1", 0);
     bench.gone("fix-1").await;
     assert!(!bench.is_ending());
-    assert_eq!(mainstay_node::agent::newest_fence(&bench.path("absent")), 0);
+    assert_eq!(mainstay_node::agent::newest_term(&bench.path("absent")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_ends_when_another_has_taken_its_node() {
+    let mut bench = Bench::new();
+    let uid = bench.api.create(pod("fix-1", "exec sleep 60"));
+    bench.ready("fix-1").await;
+    let client = bench.api.client();
+    let taken = mainstay_node::agent::term::take(&client, "local", 0, &mainstay_runtime::Clock::system()).await;
+    assert_eq!(taken.unwrap().number, 2);
+    eventually("the older agent's end", || bench.is_ending().then_some(())).await;
+    bench.stop().await;
+    assert!(record::is_live(&bench.run_dir(&uid)).unwrap(), "its sandbox goes on");
+    bench.start();
+    assert!(!bench.is_ending());
+    bench.api.change("fix-1", |pod| pod["status"]["phase"] = json!("Failed"));
+    eventually("the end of what was given up", || (!record::is_live(&bench.run_dir(&uid)).unwrap()).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 
 use super::pool::{Cleartext, Confined, Https, confine, pool};
 use crate::failure::{Class, Classify, Reason};
+use crate::http_class::class_of_status;
 use crate::trace;
 
 /// Whom a client believes.
@@ -55,6 +56,9 @@ pub enum HttpError {
     /// There was no whole answer in time.
     #[error("no answer within {0:?}")]
     TooLate(Duration),
+    /// The server answered with this status, where an answer was needed to go on.
+    #[error("the server answered {0}")]
+    Refused(http::StatusCode),
     /// The answer is longer than anything that would be understood.
     #[error("the answer is longer than {0} bytes")]
     TooLarge(usize),
@@ -65,6 +69,7 @@ impl Classify for HttpError {
         match self {
             Self::Cleartext(_) => Class::Terminal(Reason::Invalid),
             Self::NotSent(_) => Class::TRANSIENT,
+            Self::Refused(status) => class_of_status(status.as_u16(), None).unwrap_or(Class::TRANSIENT),
             // It was sent, so it may have been carried out.
             Self::Broken(_) | Self::TooLate(_) | Self::TooLarge(_) => Class::Indeterminate,
         }

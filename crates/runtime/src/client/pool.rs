@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::Uri;
 use http_body::Body;
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Builder, Client};
@@ -76,6 +76,12 @@ impl Service<Uri> for Confined {
         let connecting = self.0.call(uri);
         Box::pin(async move { Ok(connecting.await?) })
     }
+}
+
+/// TLS as `tls` has it, and nothing else.
+pub(super) fn over(tls: rustls::ClientConfig) -> Https {
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
+    https.enable_all_versions().wrap_connector(Confined::new())
 }
 
 /// The client under every other. `silence`: the longest wait for a byte to be taken or to come, where that is bounded

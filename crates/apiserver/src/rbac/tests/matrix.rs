@@ -67,7 +67,7 @@ fn resources(registry: &Registry) -> Vec<String> {
     for sub in subs {
         all.extend(registry.iter().map(|kind| format!("{}/{sub}", named(kind))));
     }
-    all.extend(["apps:deployments".to_owned(), ":nodes".to_owned(), "m:future".to_owned()]);
+    all.extend(["apps:deployments".to_owned(), "m:future".to_owned()]);
     all
 }
 
@@ -149,6 +149,15 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
         (":namespaces", "glw"),
         (":configmaps", "glw"),
         (":resourcequotas", "glw"),
+        (":nodes", "glw"),
+        EVENTS,
+    ];
+    let node: Cells = &[
+        (":nodes", "glwcup"),
+        (":nodes/status", "gup"),
+        (":pods", "glwup"),
+        (":pods/status", "gup"),
+        ("coordination.k8s.io:leases", "glwcd"),
         EVENTS,
     ];
     let token: Cells = &[("m:sessions", "glw"), (":pods", "glwp"), EVENTS];
@@ -158,6 +167,7 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
         ("project-controller", PROJECT_CONTROLLER),
         ("token-controller", token),
         ("event-controller", event),
+        ("node-controller", node),
     ] {
         check(&fixture, &Identity::controller(name), &[table], "team/x").await;
     }

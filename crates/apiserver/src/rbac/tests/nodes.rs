@@ -77,14 +77,12 @@ async fn a_node_watches_pods_writes_their_status_and_little_else() {
     fixture.put("v1", "Pod", "team", "mine", pod("local", "Running")).await;
     fixture.put("v1", "Pod", "team", "theirs", pod("elsewhere", "Running")).await;
     let yes = [
-        "list pods",
-        "watch pods",
-        "get pods team/theirs",
+        "get pods team/mine",
+        "get pods team/gone",
         "patch pods/status team/mine",
         "update pods/status team/mine",
         "update pods team/mine",
         "patch pods team/mine",
-        "create events team",
         // Whose workspace it may keep, without any Pod.
         "get m:sessions team/fix",
         "get /api",
@@ -94,6 +92,12 @@ async fn a_node_watches_pods_writes_their_status_and_little_else() {
         assert!(fixture.may(&node, what).await, "{what}");
     }
     let no = [
+        // Of which node is what the selector says: see `a_node_reads_and_writes_what_is_its_own_and_nothing_else`.
+        "list pods",
+        "watch pods",
+        "get pods team/theirs",
+        "create events team",
+        "get nodes elsewhere",
         "create pods team",
         "delete pods team/mine",
         "patch pods/status team/theirs",

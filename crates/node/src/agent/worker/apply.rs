@@ -210,7 +210,7 @@ impl Worker {
     }
 
     async fn order(&self, verb: Verb) -> Result<(), AgentError> {
-        let order = Order { fence: self.shared.fence, verb };
+        let order = Order { fence: self.shared.term.number, verb };
         let (sandboxes, dir) = (self.shared.sandboxes.clone(), self.shared.layout.run(&self.uid));
         let answer = self.shared.blocking(move || sandboxes.send(&dir, &order)).await?.during("order the shim")?;
         if answer.accepted { Ok(()) } else { Err(AgentError::Fenced(answer.message)) }

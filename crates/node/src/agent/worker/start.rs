@@ -75,7 +75,7 @@ impl Worker {
             workspace: shared.layout.workspace(key),
             instance: shared.instance.clone(),
             uid_base: shared.ranges.hold(key, uid)?,
-            fence: shared.fence,
+            fence: shared.term.number,
         })
     }
 

@@ -1,0 +1,79 @@
+//! Certificates of nodes: for clients only, for a day, and for nothing that the request asks for but its key.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mainstay_runtime::Timestamp;
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose,
+};
+
+use super::certificates::{Authority, pem};
+use super::{Keys, KeysError};
+use crate::auth::identity::NODES;
+
+/// How long a node's certificate lasts; its agent renews it at two thirds.
+pub const LIFE: Duration = Duration::from_hours(24);
+/// A node whose clock is behind by no more than this accepts it, too.
+const BACKDATED: i64 = 300;
+/// X.520 `serialNumber`: tells one Node of a name from the next.
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
+
+/// A certificate for a node.
+#[derive(Debug)]
+pub struct Signed {
+    /// In PEM.
+    pub certificate: String,
+    /// When it expires.
+    pub until: Timestamp,
+}
+
+impl Keys {
+    /// A certificate for the agent of the node `name`, whose Node has this uid, by the key of a PEM signing request.
+    ///
+    /// # Errors
+    /// [`KeysError::Certificate`] for a request that cannot be read or is not signed by its own key.
+    pub fn sign_node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
+        self.authority.node(request, name, uid, now)
+    }
+
+    /// Whether [`Keys::sign_node`] would take this request.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn check_request(&self, request: &str) -> Result<(), KeysError> {
+        read(request).map(drop)
+    }
+}
+
+fn wrong(source: rcgen::Error) -> KeysError {
+    KeysError::certificate(Path::new("the signing request"), source)
+}
+
+fn read(request: &str) -> Result<CertificateSigningRequestParams, KeysError> {
+    CertificateSigningRequestParams::from_pem(request).map_err(wrong)
+}
+
+impl Authority {
+    fn node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
+        let mut request = read(request)?;
+        let until = now.as_second() + LIFE.as_secs().cast_signed();
+        let mut params = CertificateParams::default();
+        let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.max(0).cast_unsigned());
+        (params.not_before, params.not_after) = (at(now.as_second() - BACKDATED), at(until));
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, NODES);
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
+        params.distinguished_name.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), uid);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        request.params = params;
+        let issuer = Issuer::from_ca_cert_der(self.certificate(), self.key()).map_err(wrong)?;
+        let certificate = request.signed_by(&issuer).map_err(wrong)?;
+        let until = Timestamp::from_second(until).unwrap_or(now);
+        Ok(Signed { certificate: pem(certificate.der()), until })
+    }
+}

@@ -1,0 +1,140 @@
+//! The way to node agents elsewhere: connections that they opened, over which the server asks.
+//!
+//! `GET nodes/NAME/link` with an upgrade turns a connection round: from then on the server is the client of HTTP/2 on it. One
+//! per node; a newer one takes the place of the older. It ends with the right to it, and with the server.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyDataStream, Full};
+use hyper::upgrade::OnUpgrade;
+use mainstay_api::node::{LINK_PROTOCOL, LogRequest};
+use mainstay_runtime::client::Reversed;
+use mainstay_runtime::failure::chain_of;
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::holder::Holder;
+use crate::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use crate::request::Verb;
+use crate::server::{ApiServer, Call};
+use crate::status::{ApiError, ApiResult};
+
+/// How long an agent has to begin its answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the connection may take to be turned round.
+const TURN: Duration = Duration::from_secs(10);
+/// A connection is made anew after so long, so that none outlives its certificate.
+const LIFE: Duration = Duration::from_hours(12);
+
+/// The agents that can be reached, by the name of their node.
+#[derive(Debug, Default)]
+pub struct Links(Mutex<HashMap<String, Arc<dyn NodeLink>>>);
+
+impl Links {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn NodeLink>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, node: &str) -> Option<Arc<dyn NodeLink>> {
+        self.all().get(node).cloned()
+    }
+
+    pub(crate) fn put(&self, node: &str, link: Arc<dyn NodeLink>) {
+        self.all().insert(node.to_owned(), link);
+    }
+
+    /// Forgets this one, unless another has taken its place.
+    fn forget(&self, node: &str, link: &Arc<dyn NodeLink>) {
+        let mut all = self.all();
+        if all.get(node).is_some_and(|there| Arc::ptr_eq(there, link)) {
+            all.remove(node);
+        }
+    }
+}
+
+/// Answers `GET` with an upgrade.
+///
+/// # Errors
+/// 400 for a request that asks for no upgrade.
+pub(crate) fn open(call: &Call<'_>) -> ApiResult<Response<Body>> {
+    let asked = call.parts.headers.get(UPGRADE).is_some_and(|value| value == LINK_PROTOCOL);
+    let upgrade = call.parts.extensions.get::<OnUpgrade>().filter(|_| asked).cloned();
+    let upgrade = upgrade.ok_or_else(|| ApiError::bad_request(format!("expected an upgrade to {LINK_PROTOCOL}")))?;
+    let holder = Holder::of(call, Verb::Get);
+    let (server, node) = (call.server.clone(), call.name().to_owned());
+    drop(call.server.tasks().spawn("node link", async move { serve(server, node, holder, upgrade).await }));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(LINK_PROTOCOL));
+    Ok(response)
+}
+
+/// Keeps the link until it breaks, its holder loses the right to it, or the server stops.
+async fn serve(server: ApiServer, node: String, holder: Holder, upgrade: OnUpgrade) {
+    let turned = tokio::time::timeout(TURN, async { Reversed::over(upgrade.await?).await }).await;
+    let (calls, connection) = match turned {
+        Ok(Ok(turned)) => turned,
+        Ok(Err(error)) => return tracing::warn!(node, error = chain_of(&error), "a node's link could not be opened"),
+        Err(_) => return tracing::warn!(node, "a node's link was not opened in time"),
+    };
+    let link: Arc<dyn NodeLink> = Arc::new(Link { node: node.clone(), calls });
+    server.links().put(&node, link.clone());
+    tracing::info!(node, "a node's agent is connected");
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(node, error = chain_of(&error), "a node's link broke");
+        },
+        () = holder.over(server.clone(), Instant::now() + LIFE) => {}
+    }
+    server.links().forget(&node, &link);
+    tracing::info!(node, "a node's agent is not connected any more");
+}
+
+/// An agent behind a connection that it opened.
+struct Link {
+    node: String,
+    calls: Reversed,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.node).finish()
+    }
+}
+
+impl NodeLink for Link {
+    fn logs(&self, pod_uid: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, LinkError>> {
+        let LogOptions { follow, tail_lines, since, timestamps, limit_bytes } = options;
+        let pod_uid = pod_uid.to_owned();
+        let asked = LogRequest { pod_uid, follow, tail_lines, since, timestamps, limit_bytes };
+        async move {
+            let away = || LinkError::Away(self.node.clone());
+            let body = serde_json::to_vec(&asked).map_err(std::io::Error::from)?;
+            let request = Request::post("http://node/logs").body(Full::new(Bytes::from(body)));
+            let request = request.map_err(std::io::Error::other)?;
+            let answer = self.calls.call(request, ANSWER).await.map_err(|error| {
+                tracing::warn!(node = self.node, error = chain_of(&error), "a node's agent does not answer");
+                away()
+            })?;
+            match answer.status() {
+                StatusCode::OK => {
+                    let stream = BodyDataStream::new(answer.into_body());
+                    Ok(stream.map(|chunk| chunk.map_err(std::io::Error::other)).boxed())
+                }
+                StatusCode::NOT_FOUND => Err(LinkError::NoSuchLog),
+                StatusCode::CONFLICT => Err(LinkError::NotStarted),
+                _ => Err(LinkError::Io(std::io::Error::other("the node's agent could not read it"))),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,60 @@
+//! For how long nothing was heard of a node, by our own clock of moments.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use mainstay_runtime::Clock;
+
+/// For how long a node was silent, as far as this process has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// Since its lease was seen to change; for ever, when nobody has ever taken it.
+    pub of_agent: Duration,
+    /// Since it was seen to be called not ready; zero while it is not.
+    pub known: Duration,
+}
+
+/// Remembers when leases were seen to change. Losing it gives every node the time of a lease anew.
+#[derive(Debug)]
+pub(super) struct Watchful {
+    clock: Clock,
+    seen: Mutex<HashMap<String, Sighting>>,
+}
+
+#[derive(Debug)]
+struct Sighting {
+    renewal: String,
+    heard: Duration,
+    unready: Option<Duration>,
+}
+
+impl Watchful {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, seen: Mutex::default() }
+    }
+
+    /// Looks at a node's lease, and at whether it is said to be ready.
+    pub(super) fn look(&self, node: &str, lease: Option<&Lease>, said_ready: bool) -> Silence {
+        let now = self.clock.since_boot();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        let Some(renewed) = spec.and_then(|spec| spec.renew_time.as_ref()) else {
+            seen.remove(node);
+            return Silence { of_agent: Duration::MAX, known: Duration::ZERO };
+        };
+        let renewal = format!("{:?} {:?}", spec.and_then(|spec| spec.lease_transitions), renewed.0);
+        let sighting = seen.entry(node.to_owned()).or_insert_with(|| Sighting {
+            renewal: renewal.clone(),
+            heard: now,
+            unready: None,
+        });
+        if sighting.renewal != renewal {
+            (sighting.renewal, sighting.heard) = (renewal, now);
+        }
+        sighting.unready = if said_ready { None } else { Some(sighting.unready.unwrap_or(now)) };
+        let known = sighting.unready.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        Silence { of_agent: now.saturating_sub(sighting.heard), known }
+    }
+}
