@@ -3,6 +3,7 @@
 mod archive;
 mod cli;
 mod connect;
+mod database;
 mod demo;
 mod manifest;
 mod output;
