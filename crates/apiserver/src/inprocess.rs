@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
+use mainstay_api::names::FENCE_HEADER;
 use mainstay_runtime::{Tasks, trace};
 use tracing::Span;
 
@@ -24,16 +25,24 @@ pub struct InProcess {
     server: ApiServer,
     identity: Identity,
     tasks: Tasks,
+    fence: Option<HeaderValue>,
 }
 
 /// The service through which `identity` uses `server`.
 pub const fn service(server: ApiServer, identity: Identity, tasks: Tasks) -> InProcess {
-    InProcess { server, identity, tasks }
+    InProcess { server, identity, tasks, fence: None }
 }
 
 /// A client through which `identity` uses `server`. It belongs to the Tokio runtime in which it is made.
 pub fn client(server: ApiServer, identity: Identity, tasks: Tasks) -> kube::Client {
     kube::Client::new(service(server, identity, tasks), "default")
+}
+
+/// As [`client`]; what it writes carries `LEASE/TERM`, and is refused when another leads.
+pub fn leader_client(server: ApiServer, identity: Identity, tasks: Tasks, fence: &str) -> kube::Client {
+    // A lease's name that is no header value is nobody's: the server refuses what carries it.
+    let fence = Some(HeaderValue::from_str(fence).unwrap_or(HeaderValue::from_static("?")));
+    kube::Client::new(InProcess { fence, ..service(server, identity, tasks) }, "default")
 }
 
 impl<B> tower::Service<Request<B>> for InProcess
@@ -53,6 +62,9 @@ where
         // The request's own task has no span around it but its own.
         if let Some(caller) = trace::traceparent(&Span::current()).and_then(|caller| caller.parse().ok()) {
             request.headers_mut().insert(trace::HEADER, caller);
+        }
+        if let Some(fence) = &self.fence {
+            request.headers_mut().insert(FENCE_HEADER, fence.clone());
         }
         let (server, caller) = (self.server.clone(), Caller::Trusted(self.identity.clone()));
         // Boxed first: the request's future is large, and spawning would move it several times.

@@ -25,6 +25,7 @@ mod health;
 mod holder;
 pub mod inprocess;
 pub mod keys;
+mod leadership;
 mod leash;
 mod leftovers;
 pub mod listener;

@@ -13,7 +13,7 @@ use crate::request::{self, Query, ResourcePath, Target, Verb};
 use crate::server::{ApiServer, Call, Caller};
 use crate::status::{About, ApiError, ApiResult};
 use crate::verbs::modify::Part;
-use crate::{content, health, node, sub, verbs};
+use crate::{content, health, leadership, node, sub, verbs};
 
 /// Answers a request.
 ///
@@ -51,7 +51,10 @@ where
             let Some(entry) = kind else {
                 return sub::virtual_resource(server, parts, &path, verb, &identity, body).await;
             };
-            let call = Call { server, parts, identity: &identity, path: &path, entry, query: &query, caller: &caller };
+            // A node's is that of its own lease, which is looked at with its other rights.
+            let fence = if identity.is_node() { None } else { leadership::fence(&parts.headers)? };
+            let call =
+                Call { server, parts, identity: &identity, path: &path, entry, query: &query, caller: &caller, fence };
             check_place(&call)?;
             permit(&call, verb).await?;
             if identity.is_node() {

@@ -16,7 +16,7 @@ use mainstay_api::Registry;
 use mainstay_runtime::duty::Duties;
 use mainstay_runtime::resilience::gates::Gates;
 use mainstay_runtime::{Clock, Tasks, trace};
-use mainstay_store::Store;
+use mainstay_store::{Fence, Store};
 use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, trace_span};
@@ -128,6 +128,8 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query<'a>,
     /// How it came in: who came over a socket is checked again while a stream lives.
     pub(crate) caller: &'a Caller,
+    /// Under which lease it writes, when it says so.
+    pub(crate) fence: Option<Fence>,
 }
 
 impl Call<'_> {

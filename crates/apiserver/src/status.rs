@@ -266,6 +266,7 @@ impl ApiError {
             StoreError::Exists(_) => Self::already_exists(about),
             StoreError::Missing => Self::not_found(about),
             StoreError::Conflict(_) | StoreError::Unmet(_) | StoreError::Fenced(_) => Self::modified(about),
+            StoreError::Deposed(_) => Self::fenced(format!("{error}: another leads")),
             StoreError::Expired { .. } | StoreError::Future { .. } => Self::from_history(error),
             StoreError::TooLarge { size, limit } => {
                 Self::too_large(format!("{about} would take {size} bytes, more than the limit of {limit}"))
@@ -274,7 +275,9 @@ impl ApiError {
             StoreError::Full => {
                 Self::new(507, "InsufficientStorage", error.to_string()).retry_after(Duration::from_secs(5))
             }
-            StoreError::Closed | StoreError::Locked { .. } => Self::unavailable(error.to_string()),
+            StoreError::Away(_) | StoreError::Closed | StoreError::Locked { .. } | StoreError::Moved { .. } => {
+                Self::unavailable(error.to_string())
+            }
             StoreError::NewerSchema { .. } => Self::internal(error),
             // The write may or may not be stored: 504, so that the caller looks before it repeats.
             StoreError::Database(_) => {

@@ -144,6 +144,13 @@ impl<R: Reconciler> Driver<R> {
         self
     }
 
+    /// It counts where others of its name have counted.
+    #[must_use]
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// The counters.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)

@@ -68,14 +68,9 @@ enum Owner {
 }
 
 impl Collector {
-    /// A collector of every kind that is registered.
-    pub fn new(client: Client, registry: &Registry) -> Self {
-        Self { client, kinds: registry.iter().cloned().collect(), metrics: Arc::default() }
-    }
-
-    /// The counters.
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+    /// A collector of every kind that is registered, which counts there.
+    pub fn new(client: Client, registry: &Registry, metrics: Arc<Metrics>) -> Self {
+        Self { client, kinds: registry.iter().cloned().collect(), metrics }
     }
 
     /// Runs until told to stop. An essential task of the process.

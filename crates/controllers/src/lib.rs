@@ -8,6 +8,7 @@ pub mod driver;
 pub mod event;
 pub mod garbage;
 mod kinds;
+mod lead;
 pub mod namespace;
 pub mod node;
 pub mod objects;
@@ -24,37 +25,37 @@ use std::sync::Arc;
 use kube::Client;
 use mainstay_api::Registry;
 
-use driver::{Driver, Metrics, Surroundings};
+use driver::{Driver, Metrics};
+use lead::lead;
+pub use lead::{Clients, Office};
 pub use objects::Objects;
 pub use reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 
-/// Starts every controller, each through the client of its own identity, and returns their counters by name.
-///
-/// `clients` gives the client of a service account in `mainstay-system`, such as `session-controller`. Needs a Tokio
-/// runtime. The order does not matter: each lists and watches until it succeeds.
-pub fn start(
-    clients: impl Fn(&str) -> Client,
-    surroundings: &Surroundings,
-    registry: &Registry,
-) -> Vec<(&'static str, Arc<Metrics>)> {
-    let collector = garbage::Collector::new(clients("garbage-collector"), registry);
-    let collected = (garbage::NAME, collector.metrics());
-    collector.start(surroundings);
+/// Starts every controller where its lease is held, each through the client of its own identity, and returns their counters
+/// by name. Needs a Tokio runtime. The order does not matter: each lists and watches until it succeeds.
+pub fn start(office: &Office, registry: &Arc<Registry>) -> Vec<(&'static str, Arc<Metrics>)> {
+    let (kinds, named) = (Arc::clone(registry), Arc::clone(registry));
+    let clock = || office.clock.clone();
+    let (of_sessions, of_nodes, of_events, of_tokens) = (clock(), clock(), clock(), clock());
     vec![
-        collected,
-        run(session::driver(clients("session-controller"), &surroundings.clock), surroundings),
-        run(pod::driver(clients("session-controller")), surroundings),
-        run(project::driver(clients("project-controller")), surroundings),
-        run(namespace::driver(clients("namespace-controller"), registry), surroundings),
-        run(node::driver(clients("node-controller"), &surroundings.clock), surroundings),
-        run(binding::driver(clients("node-controller")), surroundings),
-        run(event::driver(clients("event-controller"), &surroundings.clock), surroundings),
-        run(token::driver(clients("token-controller"), &surroundings.clock), surroundings),
+        lead(office, garbage::NAME, "garbage-collector", move |around, client, metrics| {
+            garbage::Collector::new(client, &kinds, metrics).start(around);
+        }),
+        run(office, "session-controller", move |client| session::driver(client, &of_sessions)),
+        run(office, "session-controller", pod::driver),
+        run(office, "project-controller", project::driver),
+        run(office, "namespace-controller", move |client| namespace::driver(client, &named)),
+        run(office, "node-controller", move |client| node::driver(client, &of_nodes)),
+        run(office, "node-controller", binding::driver),
+        run(office, "event-controller", move |client| event::driver(client, &of_events)),
+        run(office, "token-controller", move |client| token::driver(client, &of_tokens)),
     ]
 }
 
-fn run<R: Reconciler>(driver: Driver<R>, surroundings: &Surroundings) -> (&'static str, Arc<Metrics>) {
-    let metrics = driver.metrics();
-    driver.start(surroundings);
-    (R::NAME, metrics)
+fn run<R: Reconciler>(
+    office: &Office,
+    account: &'static str,
+    driver: impl Fn(Client) -> Driver<R> + Send + Sync + 'static,
+) -> (&'static str, Arc<Metrics>) {
+    lead(office, R::NAME, account, move |around, client, metrics| driver(client).counting(metrics).start(around))
 }

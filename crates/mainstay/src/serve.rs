@@ -6,7 +6,7 @@
 //! | store (its lock keeps a second instance out) | directory | last, when nothing can write any more |
 //! | keys, TLS, tokens, rights | store | with the process |
 //! | API server, listener | all above | stops accepting, drains 5 s |
-//! | controllers, workers, node agent | the API, in process; a fencing token | finish their effects; sandboxes go on |
+//! | controllers, workers, node agent | the API, in process; each controller a lease | finish their effects; sandboxes go on |
 //!
 //! On a full disk only the last line waits, until there is room (`room`): reads are served before.
 
@@ -15,14 +15,15 @@ mod breakers;
 mod dir;
 mod drill;
 mod figures;
-mod leases;
 mod log;
 mod name;
 mod node;
 mod operations;
 mod room;
+mod state;
 mod traces;
 
+use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,14 +39,11 @@ use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::tls::Tls;
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess};
-use mainstay_controllers::FencingToken;
-use mainstay_controllers::driver::Surroundings;
+use mainstay_controllers::Office;
 use mainstay_runtime::duty::Duties;
-use mainstay_runtime::lease::LocalLeases;
 use mainstay_runtime::resilience::gates::Gates;
 use mainstay_runtime::{Clock, Tasks};
 use mainstay_store::Store;
-use mainstay_store::sqlite::{Options, SqliteStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::ServeArgs;
@@ -53,14 +51,16 @@ use traces::Traces;
 
 /// Time for everything to finish after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
-/// The counter whose value is the fencing token of this start.
-const FENCE: &str = "fence";
+/// The counter of starts.
+const STARTS: &str = "starts";
 
 /// What all parts share.
 #[derive(Clone)]
 struct Base {
     dir: PathBuf,
-    store: Arc<SqliteStore>,
+    /// Keeps other processes out of the directory.
+    _held: Option<Arc<File>>,
+    store: Arc<dyn Store>,
     registry: Arc<Registry>,
     clock: Clock,
     tasks: Tasks,
@@ -95,7 +95,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Before anything is open: whoever stops a server that is still starting gets a clean end, too.
     let mut signals = Signals::new()?;
     dir::prepare(&args.data_dir)?;
-    let base = open(&args.data_dir)?;
+    let base = open(&args)?;
+    state::guard(&base.tasks, &base.store);
     let sending = Tasks::new();
     if let Some(traces) = traces {
         traces.export(&sending);
@@ -119,16 +120,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     closed
 }
 
-fn open(dir: &Path) -> anyhow::Result<Base> {
-    let store = SqliteStore::open(Options::new(dir)).with_context(|| format!("open the store in {}", dir.display()))?;
+fn open(args: &ServeArgs) -> anyhow::Result<Base> {
+    let dir = args.data_dir.as_path();
+    let (store, held) = state::open(dir, args.database.address()?.as_ref())?;
     let clock = Clock::kept_in(&dir.join("clock")).context("open the clock")?;
     let keys = Arc::new(Keys::open_or_create(dir, clock.now()).context("open the keys")?);
     let (tasks, registry) = (Tasks::new(), Arc::new(Registry::standard()));
-    let leases = LocalLeases::new(leases::StoredTerms(store.clone()));
-    let duties = Duties::new(tasks.clone(), clock.clone(), Arc::new(leases));
+    let duties = Duties::new(tasks.clone(), clock.clone(), store.leases());
     let worked = mainstay_operations::Metrics::default();
     let gates = Arc::new(breakers::gates());
-    Ok(Base { dir: dir.to_owned(), store, registry, clock, tasks, duties, worked, gates, keys })
+    Ok(Base { dir: dir.to_owned(), _held: held, store, registry, clock, tasks, duties, worked, gates, keys })
 }
 
 /// Where clients on this machine find who listens there: at no address in particular is at every one, also the loopback.
@@ -148,7 +149,7 @@ async fn api(base: &Base, args: &ServeArgs, traces: &traces::Figures) -> anyhow:
     tls.keep_current(keys.clone(), names, base.clock.clone(), &base.duties);
     let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
 
-    let store: Arc<dyn Store> = base.store.clone();
+    let store = base.store.clone();
     let subjects = Arc::new(StoreSubjects::new(store.clone()));
     let tokens = Arc::new(Tokens::new(&keys, subjects, base.clock.clone()).context("open the token-signing key")?);
     let access = Access {
@@ -182,18 +183,18 @@ async fn start(base: Base, server: ApiServer, parts: Parts, url: String, args: S
         first?;
     }
     announce(&base.dir, &url);
-    // What an earlier start ordered is told apart from what this one orders. This also makes the store notice that it is
-    // full, so that it says so when it is asked whether it is ready.
-    let fence =
-        room::waited_for(&base.tasks, || async { base.store.raise(FENCE).await.context("raise the fencing token") });
-    let fence = fence.await?;
+    // This also makes the store notice that it is full, so that it says so when it is asked whether it is ready.
+    room::waited_for(&base.tasks, || async { base.store.raise(STARTS).await.context("count the start") }).await?;
     if !recorded {
         room::waited_for(&base.tasks, || record(&base, &url)).await?;
     }
-    let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
-    let surroundings =
-        Surroundings { tasks: base.tasks.clone(), clock: base.clock.clone(), fence: FencingToken(fence) };
-    let controllers = figures::Controllers(mainstay_controllers::start(client, &surroundings, &base.registry));
+    let (leading, tasks) = (server.clone(), base.tasks.clone());
+    let clients = move |name: &str, fence: &str| {
+        inprocess::leader_client(leading.clone(), Identity::controller(name), tasks.clone(), fence)
+    };
+    let (tasks, clock, leases) = (base.tasks.clone(), base.clock.clone(), base.store.leases());
+    let office = Office { tasks, clock, leases, clients: Arc::new(clients) };
+    let controllers = figures::Controllers(mainstay_controllers::start(&office, &base.registry));
     server.set_figures(Arc::new(controllers.clone()));
     let started = controllers.clone();
     parts.controllers.runs(move || started.ready());

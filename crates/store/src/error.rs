@@ -1,5 +1,6 @@
 //! Failures of the store, classed where SQL meets Rust.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mainstay_runtime::{Class, Classify, Reason};
@@ -71,6 +72,24 @@ pub enum StoreError {
         /// Its id, when it says so in the lock file.
         pid: Option<u32>,
     },
+    /// The directory's state is in another database, or may be.
+    #[error(
+        "{} says that the state {} {database}{}", .file.display(),
+        if *.settled { "has moved to" } else { "was being moved when that was cut short in its last step; to" },
+        if *.settled {
+            "; serve it with --database, or remove the file to go on with what was left behind"
+        } else {
+            ": repeat `mainstay migrate`, which finds out whether it was done, or remove the file if that database is gone"
+        }
+    )]
+    Moved {
+        /// That database.
+        database: String,
+        /// What says so.
+        file: PathBuf,
+        /// Whether it is known.
+        settled: bool,
+    },
     /// The data is of a newer version than this program.
     #[error("the data directory has schema version {found}, newer than this program's {known}")]
     NewerSchema {
@@ -90,7 +109,7 @@ impl Classify for StoreError {
             Self::Exists(_) => Class::Terminal(Reason::AlreadyExists),
             Self::Missing => Class::Terminal(Reason::NotFound),
             Self::Conflict(_) | Self::Unmet(_) => Class::Conflict,
-            Self::Fenced(_) | Self::Deposed(_) => Class::Fenced,
+            Self::Fenced(_) | Self::Deposed(_) | Self::Moved { .. } => Class::Fenced,
             Self::Expired { .. } => Class::Terminal(Reason::Expired),
             Self::TooLarge { .. } => Class::Terminal(Reason::TooLarge),
             Self::Future { .. } | Self::Busy | Self::Full | Self::Away(_) | Self::Closed | Self::Locked { .. } => {

@@ -10,6 +10,7 @@ mod hub;
 pub mod keyring;
 pub mod lease;
 pub mod message;
+pub mod migrate;
 pub mod object;
 pub mod operation;
 pub mod postgres;

@@ -20,6 +20,7 @@ mod jobs;
 mod keyring;
 mod leases;
 mod link;
+pub(crate) mod load;
 mod options;
 mod queue;
 mod rows;

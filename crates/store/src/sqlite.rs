@@ -16,6 +16,7 @@ mod directory;
 mod history;
 mod jobs;
 pub mod keyring;
+pub mod moved;
 mod objects;
 mod operations;
 mod readers;
@@ -47,6 +48,7 @@ use crate::operation;
 use crate::watch::{Scope, Watch};
 use crate::{ListPage, ListQuery, Stats, Store, at_most, lock, refuse};
 pub use backup::{Contents, StateError};
+pub use directory::take as take_directory;
 use history::History;
 use jobs::{Failed, Jobs, job};
 use keyring::Committed;
@@ -368,7 +370,7 @@ fn lacks_index(error: &rusqlite::Error) -> bool {
 }
 
 /// The failure of a statement, with its class.
-fn database(error: rusqlite::Error) -> StoreError {
+pub(crate) fn database(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         _ if lacks_index(&error) => StoreError::Full,
         Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full,

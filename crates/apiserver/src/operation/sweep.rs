@@ -12,7 +12,7 @@ use futures::future::join_all;
 use mainstay_api::operation::{OperationPhase, OperationStatus};
 use mainstay_runtime::duty::{Tick, table};
 use mainstay_runtime::{Doing, Failure, Timestamp};
-use mainstay_store::{ListQuery, Object, StoreError, Write};
+use mainstay_store::{Fence, ListQuery, Object, StoreError, Write};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ async fn pass(server: ApiServer, entry: Arc<Entry>, place: Arc<Mutex<After>>, ti
     for _ in 0..MOST / PAGE {
         tick.check()?;
         let after = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let next = page(&server, &entry, after, &mut alive, &mut swept).await.doing("sweep operations")?;
+        let next = page((&server, &entry, &tick), after, &mut alive, &mut swept).await.doing("sweep operations")?;
         place.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&next);
         if next.is_none() {
             break;
@@ -71,8 +71,7 @@ async fn pass(server: ApiServer, entry: Arc<Entry>, place: Arc<Mutex<After>>, ti
 
 /// Sweeps one page; gives where the next one begins.
 async fn page(
-    server: &ApiServer,
-    entry: &Entry,
+    (server, entry, tick): (&ApiServer, &Entry, &Tick),
     after: After,
     alive: &mut HashSet<Arc<str>>,
     swept: &mut Swept,
@@ -86,7 +85,7 @@ async fn page(
     for stored in &found {
         writes.extend(judge(server, entry, stored, alive).await?);
     }
-    for outcome in join_all(writes.into_iter().map(|write| apply(server, write))).await {
+    for outcome in join_all(writes.into_iter().map(|write| apply(server, tick, write))).await {
         match outcome {
             Ok(true) => swept.removed += 1,
             Ok(false) => swept.cancelled += 1,
@@ -98,9 +97,10 @@ async fn page(
     Ok(next)
 }
 
-async fn apply(server: &ApiServer, write: Write) -> Result<bool, StoreError> {
+async fn apply(server: &ApiServer, tick: &Tick, write: Write) -> Result<bool, StoreError> {
     let removes = matches!(write, Write::Delete { .. });
-    server.store().write(write).await.map(|_| removes)
+    let fence = Fence { lease: table::OPERATIONS.name.into(), term: tick.term };
+    server.store().write_under(fence, write).await.map(|_| removes)
 }
 
 /// What is to be done with one operation; most are left alone without a look at more than their selectable parts.

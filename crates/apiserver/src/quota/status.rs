@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstay_runtime::duty::{Tick, table};
 use mainstay_runtime::{Doing, Failure};
-use mainstay_store::{Object, StoreError, Write};
+use mainstay_store::{Fence, Object, StoreError, Write};
 use serde_json::{Map, Value};
 
 use super::usage::{LIMITED, hard, limited, quotas, shown, used};
@@ -29,13 +29,13 @@ async fn look(server: ApiServer, reported: Arc<AtomicU64>, tick: Tick) -> Result
     }
     for quota in quotas(&server, None).await.doing(DOING)? {
         tick.check()?;
-        write(&server, &quota).await.doing(DOING)?;
+        write(&server, &tick, &quota).await.doing(DOING)?;
     }
     reported.store(now, Ordering::Relaxed);
     Ok(())
 }
 
-async fn write(server: &ApiServer, quota: &Arc<Object>) -> ApiResult<()> {
+async fn write(server: &ApiServer, tick: &Tick, quota: &Arc<Object>) -> ApiResult<()> {
     let mut value = object::parse(quota)?;
     let status = status(server, &quota.key.namespace, &value).await?;
     let Some(entry) = server.catalog().of_group("", "resourcequotas") else { return Ok(()) };
@@ -45,7 +45,8 @@ async fn write(server: &ApiServer, quota: &Arc<Object>) -> ApiResult<()> {
     value["status"] = status;
     let draft = object::draft(entry, &value)?;
     let update = Write::Update { key: quota.key.clone(), draft, expected: quota.revision };
-    match server.store().write(update).await {
+    let fence = Fence { lease: table::QUOTA_STATUS.name.into(), term: tick.term };
+    match server.store().write_under(fence, update).await {
         // Whoever wrote first made a new revision: the next look follows.
         Ok(_) | Err(StoreError::Conflict(_) | StoreError::Missing) => Ok(()),
         Err(error) => Err(ApiError::from_store(&error, About { kind: &entry.kind, name: &quota.key.name })),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use mainstay_api::Registry;
 use mainstay_runtime::Reason;
 use mainstay_runtime::client::CallError;
-use mainstay_store::{Revision, StoreError};
+use mainstay_store::{Fence, Revision, StoreError};
 
 use super::*;
 
@@ -30,7 +30,9 @@ fn whoever_reads_an_answer_finds_the_class_that_the_failure_had() {
         StoreError::Future { asked: Revision(2), current: Revision(1) },
         StoreError::Busy,
         StoreError::Full,
+        StoreError::Away(Arc::new(std::io::Error::other("no way"))),
         StoreError::Closed,
+        StoreError::Deposed(Fence { lease: "a".into(), term: 1 }),
         database,
     ];
     for error in errors {

@@ -160,7 +160,7 @@ pub(super) async fn store(call: &Call<'_>, new: New, mut within: Option<Requires
         let key = call.entry.key(call.namespace(), object::text(value, "name"));
         let draft = habits::sealed_draft(call.server, call.entry, value)?;
         trace::writes(&draft.meta.uid);
-        match call.server.store().write(Write::Create { key, draft, requires: within.clone() }).await {
+        match call.write(Write::Create { key, draft, requires: within.clone() }).await {
             Err(StoreError::Exists(_)) if generate.is_some() && draws < MAX_DRAWS => {
                 draws += 1;
                 object::set(value, "name", draw_name(generate.as_deref().unwrap_or_default()));

@@ -202,7 +202,7 @@ async fn remove(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOp
         }
         let (key, expected) = (key.clone(), current.revision);
         let write = if held { Write::Update { key, draft, expected } } else { Write::Delete { key, draft, expected } };
-        match call.server.store().write(write).await {
+        match call.write(write).await {
             Ok(object) if held => return Ok(Removed::Going(object)),
             Ok(object) => {
                 habits::deleted(call.server, call.entry, &object);

@@ -75,7 +75,7 @@ pub(crate) async fn modify(
         let (key, expected) = (key.clone(), current.revision);
         let write =
             if vanishes { Write::Delete { key, draft, expected } } else { Write::Update { key, draft, expected } };
-        match call.server.store().write(write).await {
+        match call.write(write).await {
             Ok(written) => {
                 if vanishes {
                     habits::deleted(call.server, call.entry, &written);

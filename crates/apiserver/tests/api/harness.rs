@@ -74,7 +74,7 @@ fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects:
         sealer: Arc::new(Sealer::new(keys).unwrap()),
         clock: Clock::system(),
         tasks: tasks.clone(),
-        duties: Duties::alone(tasks.clone(), Clock::system()),
+        duties: Duties::new(tasks.clone(), Clock::system(), store.leases()),
         limits,
         version: "0.1.0",
         metrics: mainstay_apiserver::metrics::registry(),
@@ -118,8 +118,9 @@ impl Harness {
         harness
     }
 
-    /// Another server over the same store, which knows only what is in it: as after a SIGKILL of the first.
+    /// Another server over the same store, which knows only what is in it: as after a SIGKILL of the first, whose duties end.
     pub(crate) fn restarted(&self) -> Self {
+        self.tasks.stop();
         let tasks = Tasks::new();
         let subjects = Arc::new(StoreSubjects::new(self.store.clone()));
         let server = serve((&self.keys, &tasks, &self.store), Limits::default(), subjects);

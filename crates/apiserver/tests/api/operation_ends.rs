@@ -105,8 +105,9 @@ async fn what_died_and_left_something_is_not_forgotten_before_somebody_has_looke
     let swept = api.restarted();
     let going = |list: &Value| list["items"][0]["metadata"]["deletionTimestamp"].is_string();
     let left = swept.until(&operations(""), going).await;
+    let later = swept.restarted();
     drop(swept);
-    drop(api.restarted());
+    drop(later.restarted());
     assert_eq!(names(&api).await, ["a", "b"]);
     for one in left["items"].as_array().unwrap() {
         assert_eq!((&one["status"]["phase"], &one["spec"]["cancelled"]), (&json!("Dead"), &json!(true)), "{one}");
@@ -203,7 +204,7 @@ async fn what_nobody_needs_any_more_goes_by_itself() {
     swept.until(&operations(""), |list| list["items"].as_array().unwrap().len() == 6).await;
     assert_eq!(names(&api).await, ["own-dead", "own-new", "own-waits", "told-new", "under-way", "untold"]);
     remove_owner(&api).await;
-    let again = api.restarted();
+    let again = swept.restarted();
     let left = again.until(&operations(""), |list| list["items"].as_array().unwrap().len() == 4).await;
     assert_eq!(names(&api).await, ["own-dead", "own-new", "own-waits", "under-way"]);
     let under_way = &left["items"][3];

@@ -51,6 +51,11 @@ impl Awaited {
         self.0.send_modify(|left| *left = left.saturating_sub(1));
     }
 
+    /// Nothing is awaited any more.
+    pub(crate) fn none(&self) {
+        self.0.send_replace(0);
+    }
+
     /// How many have not come.
     pub fn left(&self) -> u64 {
         *self.0.borrow()

@@ -17,8 +17,8 @@ const NOW: &str = "2026-01-01T00:00:00Z";
 fn start(api: &FakeApi) -> (Tasks, Arc<Metrics>) {
     let (tasks, clock) = (Tasks::new(), Clock::virtual_from(NOW.parse().unwrap()));
     let surroundings = Surroundings { tasks: tasks.clone(), clock, fence: FencingToken(1) };
-    let collector = Collector::new(api.client(), &Registry::standard());
-    let metrics = collector.metrics();
+    let metrics = Arc::new(Metrics::default());
+    let collector = Collector::new(api.client(), &Registry::standard(), Arc::clone(&metrics));
     collector.start(&surroundings);
     (tasks, metrics)
 }

@@ -17,8 +17,7 @@ use mainstay_apiserver::operation::Objects;
 use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, inprocess};
-use mainstay_controllers::FencingToken;
-use mainstay_controllers::driver::Surroundings;
+use mainstay_controllers::Office;
 use mainstay_controllers::project::teardown::Teardown;
 use mainstay_operations::{Policy, Workers};
 use mainstay_runtime::duty::Duties;
@@ -70,7 +69,7 @@ impl Server {
         };
         let sealer = Arc::new(Sealer::new(&keys).unwrap());
         let (limits, version) = (Limits::default(), "0.1.0");
-        let duties = Duties::alone(tasks.clone(), clock.clone());
+        let duties = Duties::new(tasks.clone(), clock.clone(), store.leases());
         let metrics = mainstay_apiserver::metrics::registry();
         let config = Config {
             store: store.clone(),
@@ -105,12 +104,14 @@ impl Server {
     }
 
     fn start_controllers(&self, clock: Clock) {
-        let surroundings = Surroundings { tasks: self.tasks.clone(), clock, fence: FencingToken(1) };
-        let clients = |name: &str| {
+        let (api, tasks) = (self.api.clone(), self.tasks.clone());
+        let clients = move |name: &str, fence: &str| {
             let identity = Identity::service_account("mainstay-system", name);
-            inprocess::client(self.api.clone(), identity, self.tasks.clone())
+            inprocess::leader_client(api.clone(), identity, tasks.clone(), fence)
         };
-        mainstay_controllers::start(clients, &surroundings, &Registry::standard());
+        let leases = self.store.leases();
+        let office = Office { tasks: self.tasks.clone(), clock, leases, clients: Arc::new(clients) };
+        mainstay_controllers::start(&office, &Arc::new(Registry::standard()));
     }
 
     /// Pods run as soon as they are made; a Pod whose command is `true` completes at once.

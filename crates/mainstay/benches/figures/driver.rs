@@ -218,7 +218,7 @@ async fn server(dir: &Path, tasks: &Tasks) -> anyhow::Result<ApiServer> {
     };
     let sealer = Arc::new(Sealer::new(&keys)?);
     let (limits, version) = (Limits::default(), "0.1.0");
-    let duties = Duties::alone(tasks.clone(), clock.clone());
+    let duties = Duties::new(tasks.clone(), clock.clone(), store.leases());
     let metrics = mainstay_apiserver::metrics::registry();
     let config =
         Config { store, registry, access, sealer, clock, tasks: tasks.clone(), duties, limits, version, metrics };

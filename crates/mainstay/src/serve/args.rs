@@ -7,6 +7,7 @@ use clap::Args;
 use mainstay_apiserver::keys::certificate_name;
 
 use super::traces;
+use crate::database::DatabaseArgs;
 
 /// Run the control plane: API server, controllers and node agent in one process
 #[derive(Debug, Clone, Args)]
@@ -14,12 +15,15 @@ use super::traces;
 Examples:
   mainstay serve
   mainstay serve --data-dir /srv/mainstay --listen 0.0.0.0:7443 --tls-name box.example.org
+  mainstay serve --database postgres://mainstay@db.example.org/mainstay --database-password-file /etc/mainstay/password
 
 The first start makes the keys and an admin kubeconfig, DIR/admin.kubeconfig. Sessions go on while it is stopped.")]
 pub(crate) struct ServeArgs {
     /// Where everything is kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,

@@ -222,6 +222,11 @@ impl Link {
 }
 
 impl Session {
+    /// For statements that nobody else uses, and whoever asks for them bounds.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
         let known = lock(&self.statements).get(sql).cloned();
         let statement = if let Some(statement) = known {
@@ -237,7 +242,7 @@ impl Session {
 }
 
 /// A server that shuts down, or a connection that ends, answers nothing of what it was asked.
-fn failure(error: tokio_postgres::Error) -> Failure {
+pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
     match error.code() {
         Some(code) if !code.code().starts_with("57P0") => Failure::Refused(Arc::new(error)),
         Some(_) => Failure::Unknown(Arc::new(error)),

@@ -18,7 +18,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{database, restore, schema};
+use super::{database, moved, restore, schema};
 use crate::error::StoreError;
 use crate::object::Revision;
 use crate::operation::OPERATIONS;
@@ -128,7 +128,7 @@ pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
     if found > schema::known() { Err(StoreError::NewerSchema { found, known: schema::known() }) } else { Ok(found) }
 }
 
-pub(super) fn contents(connection: &Connection) -> Result<Contents, StoreError> {
+pub(crate) fn contents(connection: &Connection) -> Result<Contents, StoreError> {
     let schema = version(connection)?;
     let count = |select: &str| connection.query_row(select, [], |row| row.get(0)).map_err(database);
     let revision = Revision(count("SELECT revision FROM log")?);
@@ -147,8 +147,11 @@ pub(super) fn contents(connection: &Connection) -> Result<Contents, StoreError> 
 /// Blocks while it copies; `tell` hears of bytes.
 ///
 /// # Errors
-/// [`StateError::Missing`], [`StateError::Unfinished`], [`StoreError::NewerSchema`], or what the file systems said.
+/// [`StateError::Missing`], [`StateError::Unfinished`], [`StoreError::NewerSchema`], [`StoreError::Moved`], or what the file
+/// systems said.
 pub fn copy(dir: &Path, to: &Path, tell: Progress<'_>) -> Result<Contents, StateError> {
+    // A copy of what was left behind would be taken for a backup of what goes on.
+    moved::refuse(dir)?;
     let from = look(dir)?;
     // The first read fixes the moment.
     from.execute_batch("BEGIN").map_err(database)?;

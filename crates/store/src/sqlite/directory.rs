@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::backup::STATE;
-use super::restore;
+use super::{moved, restore};
 use crate::error::StoreError;
 
 /// How long what a killed process was about to start may hold its lock.
@@ -27,6 +27,7 @@ const RESERVE_BYTES: usize = 36 << 10;
 /// Makes the directory and its database file if they are missing, and locks it until the returned file is dropped.
 pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
     let held = take(dir)?;
+    moved::refuse(dir)?;
     private().open(dir.join(STATE)).map_err(failed)?;
     // A write is not durable while the name of its directory is not.
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
@@ -37,8 +38,11 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Makes the directory if it is missing, locks it until the returned file is dropped, and completes a restore into it that
-/// was cut short.
-pub(super) fn take(dir: &Path) -> Result<File, StoreError> {
+/// was cut short. A process whose state is elsewhere, but which has a name or sandboxes here, takes it, too.
+///
+/// # Errors
+/// [`StoreError::Locked`] when another process has it, and [`StoreError::Database`].
+pub fn take(dir: &Path) -> Result<File, StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let mut held = private().open(dir.join("lock")).map_err(failed)?;
     lock(&held, |pid| Path::new("/proc").join(pid.to_string()).exists())?;
