@@ -75,11 +75,12 @@ pub enum StoreError {
     /// The directory's state is in another database, or may be.
     #[error(
         "{} says that the state {} {database}{}", .file.display(),
-        if *.settled { "has moved to" } else { "was being moved when that was cut short in its last step; to" },
+        if *.settled { "has moved to" } else { "was on its way to" },
         if *.settled {
             "; serve it with --database, or remove the file to go on with what was left behind"
         } else {
-            ": repeat `mainstay migrate`, which finds out whether it was done, or remove the file if that database is gone"
+            " when the last step was cut short; repeat `mainstay migrate`, which finds out whether it was done, or remove the \
+             file if that database is gone"
         }
     )]
     Moved {

@@ -85,14 +85,7 @@ pub(super) const TABLES: [Table; 10] = [
     },
     Table {
         name: "messages",
-        columns: &[
-            ("session", Big),
-            ("number", Big),
-            ("sender", Small),
-            ("id", Text),
-            ("kind", Text),
-            ("body", Bytes),
-        ],
+        columns: &[("session", Big), ("number", Big), ("sender", Small), ("id", Text), ("kind", Text), ("body", Bytes)],
         select: "SELECT session, place & 4294967295, sender, id, kind, body FROM messages
             WHERE session IN (SELECT key FROM sessions WHERE dropped = 0)",
     },
@@ -120,7 +113,8 @@ pub(super) const TABLES: [Table; 10] = [
             ("notes", Json),
             ("ready", Big),
         ],
-        select: "SELECT seq, uid, namespace, name, lane, handler, priority, key, created, state, run_at, cancelled, replays,
+        select:
+            "SELECT seq, uid, namespace, name, lane, handler, priority, key, created, state, run_at, cancelled, replays,
             attempt, failures, lost, started, undoing, history, ready FROM operations",
     },
     Table {

@@ -19,7 +19,17 @@ use crate::object::Revision;
 const STEP: Duration = Duration::from_mins(2);
 /// What a database that was used has something in.
 const TABLES: [&str; 12] = [
-    "objects", "history", "kept", "counters", "leases", "replicas", "sessions", "messages", "operations", "steps", "lanes",
+    "objects",
+    "history",
+    "kept",
+    "counters",
+    "leases",
+    "replicas",
+    "sessions",
+    "messages",
+    "operations",
+    "steps",
+    "lanes",
     "keyring",
 ];
 /// Nobody enters before the transaction ends; and it ends when this process does.

@@ -42,6 +42,11 @@ pub(crate) struct Leaving {
     _held: File,
 }
 
+/// Whether the state that a directory holds is elsewhere by now.
+pub fn is_moved(dir: &Path) -> bool {
+    dir.join(MOVED).exists()
+}
+
 /// Refuses a directory whose state is elsewhere, or may be.
 pub(super) fn refuse(dir: &Path) -> Result<(), StoreError> {
     for (name, settled) in [(MOVED, true), (MOVING, false)] {
