@@ -92,7 +92,7 @@ pub enum StoreError {
         settled: bool,
     },
     /// The data is of a newer version than this program.
-    #[error("the data directory has schema version {found}, newer than this program's {known}")]
+    #[error("the state has schema version {found}, newer than this program's {known}")]
     NewerSchema {
         /// In the directory.
         found: u32,

@@ -40,6 +40,8 @@ const WORD: Duration = Duration::from_secs(2);
 /// Who holds more lets others go first, by so much for each.
 const COURTESY: Duration = Duration::from_millis(10);
 const MOST_COURTESY: Duration = Duration::from_millis(200);
+/// Who has its share lets others go first for so long.
+const FULL_COURTESY: Duration = Duration::from_secs(1);
 /// How often one lease may be handed back because it is more than the share, and how long it is left to others then.
 const BALANCE: Duration = Duration::from_secs(3);
 

@@ -140,3 +140,41 @@ async fn of_two_processes_of_one_name_the_later_writes() {
     later.write(create("b")).await.unwrap();
     later.close().await;
 }
+
+/// How many each holds, of what both want.
+fn held(stores: [&PostgresStore; 2]) -> [usize; 2] {
+    stores.map(|store| store.leases().standings().iter().filter(|standing| standing.held).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_spread_over_the_replicas() {
+    const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    let tasks = Tasks::new();
+    // Whoever is to hand one back does, and wants it again.
+    let want = |store: &Arc<PostgresStore>, name: &'static str| {
+        let (leases, stop) = (store.leases(), tasks.stopping());
+        drop(tasks.spawn("candidate", async move {
+            while let Some(Ok(held)) = stop.run_until_cancelled(leases.acquire(name)).await {
+                stop.run_until_cancelled(held.lost.cancelled()).await;
+                held.release();
+            }
+        }));
+    };
+    NAMES.iter().for_each(|name| want(&one, name));
+    let until = |wanted: &'static [[usize; 2]]| {
+        let (one, two) = (&one, &two);
+        async move {
+            while !wanted.contains(&held([one, two])) {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    soon(until(&[[5, 0]])).await;
+    NAMES.iter().for_each(|name| want(&two, name));
+    soon(until(&[[3, 2]])).await;
+    tasks.shutdown(Duration::from_secs(10)).await.unwrap();
+    one.close().await;
+    two.close().await;
+}

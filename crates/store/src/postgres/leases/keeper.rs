@@ -7,7 +7,10 @@ use mainstay_runtime::lease::Held;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BALANCE, COURTESY, GIVE_UP, Holding, Kept, LOOK, Leadership, Lease, MOST_COURTESY, RENEW, SILENCE, WORD};
+use super::{
+    BALANCE, COURTESY, FULL_COURTESY, GIVE_UP, Holding, Kept, LOOK, Leadership, Lease, MOST_COURTESY, RENEW, SILENCE,
+    WORD,
+};
 use crate::lock;
 use crate::postgres::link::{self, Link, Parameters, Session};
 use crate::postgres::shared::{LEASES, Shared};
@@ -173,6 +176,7 @@ impl Keeper {
         }
         let rows = self.link.query("SELECT * FROM mainstay.observe_1()", &[]).await?;
         let replicas = rows.first().map_or(1, |row| row.get::<_, i64>("replicas")).max(1);
+        let share = rows.len().div_ceil(usize::try_from(replicas).unwrap_or(1));
         let now = Instant::now();
         for name in wanted {
             let row = rows.iter().find(|row| row.get::<_, &str>("name") == name);
@@ -180,19 +184,25 @@ impl Keeper {
             let gone = row.is_none_or(|row| {
                 row.get::<_, &str>("holder").is_empty() || (self.backend().is_some() && !row.get::<_, bool>("alive"))
             });
-            if self.is_to_be_taken(name, seen, gone, now) {
+            if self.is_to_be_taken((name, share), seen, gone, now) {
                 self.take(name, seen.map(|(term, _)| term)).await?;
             }
         }
         if !is_balanced {
             self.balanced = now;
-            self.balance(rows.len(), replicas, now);
+            self.balance(share, now);
         }
         Ok(())
     }
 
     /// Whether it is free, or its holder has been silent for too long, and nobody else should go first.
-    fn is_to_be_taken(&self, name: &'static str, seen: Option<(i64, i64)>, gone: bool, now: Instant) -> bool {
+    fn is_to_be_taken(
+        &self,
+        (name, share): (&'static str, usize),
+        seen: Option<(i64, i64)>,
+        gone: bool,
+        now: Instant,
+    ) -> bool {
         let mut leases = lock(&self.leadership.leases);
         let held = leases.values().filter(|lease| lease.held.is_some()).count();
         let Some(lease) = leases.get_mut(name) else { return false };
@@ -210,8 +220,7 @@ impl Keeper {
             return false;
         }
         let since = *lease.free.get_or_insert(now);
-        let courtesy = COURTESY.saturating_mul(u32::try_from(held).unwrap_or(u32::MAX)).min(MOST_COURTESY);
-        lease.left.is_none_or(|until| until <= now) && now.duration_since(since) >= courtesy
+        lease.left.is_none_or(|until| until <= now) && now.duration_since(since) >= courtesy(held, share)
     }
 
     async fn take(&self, name: &'static str, seen: Option<i64>) -> Result<(), link::Failure> {
@@ -247,8 +256,7 @@ impl Keeper {
     }
 
     /// More than the share: one is left to others.
-    fn balance(&self, all: usize, replicas: i64, now: Instant) {
-        let share = all.div_ceil(usize::try_from(replicas).unwrap_or(1));
+    fn balance(&self, share: usize, now: Instant) {
         let mut leases = lock(&self.leadership.leases);
         let held =
             |lease: &Lease| lease.held.as_ref().is_some_and(|holding| !holding.over && !holding.lost.is_cancelled());
@@ -280,5 +288,27 @@ impl Keeper {
         self.shared.outbound.raise(LEASES);
         // Nobody is granted anything any more.
         lock(&self.leadership.leases).values_mut().for_each(|lease| lease.waiting.clear());
+    }
+}
+
+/// How long others, who hold less, may go first.
+fn courtesy(held: usize, share: usize) -> Duration {
+    if held >= share {
+        // It would be handed back again.
+        return FULL_COURTESY;
+    }
+    COURTESY.saturating_mul(u32::try_from(held).unwrap_or(u32::MAX)).min(MOST_COURTESY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_less_goes_first_and_who_has_its_share_last() {
+        assert_eq!(courtesy(0, 4), Duration::ZERO);
+        assert!(courtesy(1, 4) < courtesy(3, 4) && courtesy(1_000, 4_000) == MOST_COURTESY);
+        // Later than whoever has less looks for it.
+        assert!(courtesy(4, 4) >= MOST_COURTESY + LOOK * 4 && courtesy(9, 4) == courtesy(4, 4));
     }
 }
