@@ -10,6 +10,7 @@ mod fsck;
 mod get;
 mod logs;
 mod messages;
+mod migrate;
 mod offline;
 mod operation;
 mod restore;
@@ -72,6 +73,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
+    Migrate(migrate::MigrateArgs),
     Fsck(fsck::FsckArgs),
     Demo(DemoArgs),
 }
@@ -117,6 +119,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::serve::run(args)).await?) }),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Fsck(args) => fsck::run(&args),
         Command::Demo(args) => on(Builder::new_multi_thread(), async { Box::pin(crate::demo::run(args)).await }),
     })

@@ -66,7 +66,8 @@ impl DatabaseArgs {
 /// What a file holds, without the end of its line.
 fn password(file: &Path) -> anyhow::Result<Vec<u8>> {
     let found = std::fs::metadata(file)?;
-    ensure!(found.mode() & 0o007 == 0, "others may read it; chmod 600 it");
+    let others = found.mode() & 0o007;
+    ensure!(others == 0, "others may read it; chmod 600 it");
     ensure!(found.len() <= PASSWORD_BYTES, "it has more than {PASSWORD_BYTES} bytes");
     let mut password = std::fs::read(file)?;
     while password.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {

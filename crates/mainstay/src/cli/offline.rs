@@ -49,6 +49,7 @@ impl From<StateError> for CliError {
             StateError::Store(StoreError::Locked { .. }) => {
                 Self::Refused(format!("{text}. Stop it first; its sandboxes go on"))
             }
+            StateError::Store(StoreError::Moved { .. }) => Self::Refused(text),
             StateError::Unfinished(_) | StateError::Io { .. } | StateError::Store(_) => Self::Failed(text),
         }
     }

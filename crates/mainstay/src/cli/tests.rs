@@ -39,6 +39,7 @@ fn usual_lines_are_understood() {
         "send a hello",
         "backup --to x --data-dir d",
         "restore x --replace",
+        "migrate --data-dir d --database postgres://me@db/mainstay --database-password-file p",
         "fsck --json",
         "cancel operation a b",
         "replay op/a -n demo",

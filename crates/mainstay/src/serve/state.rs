@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use mainstay_runtime::Tasks;
 use mainstay_store::postgres::Address;
-use mainstay_store::sqlite::{Options, SqliteStore, backup, take_directory};
+use mainstay_store::sqlite::{Options, SqliteStore, backup, moved, take_directory};
 use mainstay_store::{PostgresStore, Store, StoreError, postgres};
 
 /// How often it is looked whether the store has ended by itself.
@@ -32,7 +32,7 @@ pub(super) fn open(dir: &Path, database: Option<&Address>) -> anyhow::Result<Sta
     let held = take_directory(dir).with_context(|| format!("take the directory {}", dir.display()))?;
     let state = dir.join(backup::STATE);
     ensure!(
-        !state.exists(),
+        !state.exists() || moved::is_moved(dir),
         "{} holds a state of its own, which would be left behind; move it with `mainstay migrate`, or name another \
          --data-dir",
         state.display()
