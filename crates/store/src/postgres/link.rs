@@ -184,7 +184,7 @@ impl Link {
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
         let session = self.session().await?;
         match timeout(ANSWER, session.query(sql, parameters)).await {
-            Ok(Err(failure)) if matches!(failure, Failure::Unknown(_)) => {
+            Ok(Err(failure)) if !matches!(failure, Failure::Refused(_)) => {
                 self.forget(&session).await;
                 Err(failure)
             }
@@ -232,7 +232,11 @@ impl Session {
         let statement = if let Some(statement) = known {
             statement
         } else {
-            let statement = self.client.prepare(sql).await.map_err(failure)?;
+            // Whatever comes of this, the statement itself was not sent.
+            let statement = self.client.prepare(sql).await.map_err(|error| match failure(error) {
+                Failure::Unknown(cause) => Failure::Away(cause),
+                failure => failure,
+            })?;
             lock(&self.statements).insert(sql, statement.clone());
             statement
         };
