@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Limits of one server; the defaults are what an embedded server uses.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Over sockets only health and metrics are answered.
+    pub health_only: bool,
     /// Bytes of a request body.
     pub body: usize,
     /// Bytes of a body of messages.
@@ -54,6 +56,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            health_only: false,
             body: 3 << 20,
             messages_body: 4 << 20,
             page: 10_000,

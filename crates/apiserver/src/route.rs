@@ -37,6 +37,10 @@ where
     {
         return health::answer(server, parts, path, &query).await;
     }
+    let is_health = matches!(&target, Target::Other(path) if *path == "/metrics");
+    if server.limits().health_only && !is_health && !matches!(caller, Caller::Trusted(_)) {
+        return Err(ApiError::no_such_path());
+    }
     let identity = match caller {
         Caller::Trusted(ref identity) => identity.clone(),
         Caller::Unknown => node::authenticate(server, parts, None).await?,

@@ -174,7 +174,9 @@ impl NodeReconciler {
             "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
             "status": { "conditions": [condition] },
         });
-        self.objects.merge_status::<Node>(&Key::of(&node.metadata), &body).await
+        let effect = self.objects.merge_status::<Node>(&Key::of(&node.metadata), &body).await?;
+        self.watchful.said(name, ready);
+        Ok(effect)
     }
 
     async fn lose(&self, node: &Node, pod: &Pod, now: Timestamp) -> Result<Effect, Failure> {

@@ -11,6 +11,7 @@ mod get;
 mod logs;
 mod messages;
 mod migrate;
+mod node;
 mod offline;
 mod operation;
 mod restore;
@@ -96,6 +97,7 @@ pub(crate) enum ClientCommand {
     Logs(logs::LogsArgs),
     Status(status::StatusArgs),
     Version(status::VersionArgs),
+    Node(node::NodeArgs),
     Completion(complete::CompletionArgs),
 }
 
@@ -116,7 +118,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Client(command) => {
             on(Builder::new_current_thread(), async { Box::pin(dispatch(&cli.global.server, command)).await })
         }
-        Command::Serve(args) => on(Builder::new_multi_thread(), async { Ok(Box::pin(crate::serve::run(args)).await?) }),
+        Command::Serve(args) => on(Builder::new_multi_thread(), async {
+            Ok(Box::pin(crate::serve::run(args, cli.global.server.server)).await?)
+        }),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Migrate(args) => migrate::run(&args),
@@ -159,6 +163,7 @@ async fn dispatch(flags: &ServerFlags, command: ClientCommand) -> CliResult {
         ClientCommand::Logs(args) => logs::run(&args, flags).await,
         ClientCommand::Status(args) => status::run(&args, flags).await,
         ClientCommand::Version(args) => status::version(&args, flags).await,
+        ClientCommand::Node(args) => node::run(&args, flags).await,
         ClientCommand::Completion(args) => complete::run(&args),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(330);
 pub(crate) struct Server {
     calls: Client,
     streams: Client,
+    authority: Option<Vec<u8>>,
     /// Where it is, for messages to people.
     pub(crate) url: String,
     /// The namespace to use when none is named.
@@ -58,7 +59,13 @@ impl Server {
             mainstay_runtime::client::remote(&found.config, idle)
                 .map_err(|error| CliError::Usage(format!("cannot make a client for {url}: {error}")))
         };
-        Ok(Self { calls: client(CALL_DEADLINE)?, streams: client(STREAM_IDLE)?, url, namespace })
+        let authority = find::authority(&found.config);
+        Ok(Self { calls: client(CALL_DEADLINE)?, streams: client(STREAM_IDLE)?, authority, url, namespace })
+    }
+
+    /// The certificate of the authority that it is believed by, when one is named.
+    pub(crate) fn authority(&self) -> Option<Vec<u8>> {
+        self.authority.clone()
     }
 
     /// What `/version` says.
@@ -78,7 +85,7 @@ impl Server {
     #[cfg(test)]
     pub(crate) fn over(client: Client) -> Self {
         let namespace = client.default_namespace().to_owned();
-        Self { calls: client.clone(), streams: client, url: "http://test".to_owned(), namespace }
+        Self { calls: client.clone(), streams: client, authority: None, url: "http://test".to_owned(), namespace }
     }
 }
 

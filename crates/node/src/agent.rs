@@ -30,6 +30,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::Client;
@@ -39,6 +40,7 @@ use mainstay_runtime::duty::Duties;
 use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Clock, Tasks};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::AgentError;
@@ -98,6 +100,7 @@ pub(crate) struct Shared {
     duties: Duties,
     clock: Clock,
     term: Term,
+    renewed: watch::Sender<Option<Instant>>,
     instance: String,
     host: Host,
     sandboxes: Arc<dyn Sandboxes>,
@@ -135,6 +138,7 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         duties: config.duties,
         clock: config.clock,
         term: config.term,
+        renewed: watch::Sender::new(None),
         host: Host { isolation: config.isolation, support: config.support },
         sandboxes: config.sandboxes,
         workers: Mutex::default(),
@@ -143,8 +147,13 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
     prepare_template(&shared);
     let work = shared.clone();
     shared.tasks.essential("node agent", |stop| dispatch::run(work, stop));
-    let (client, term, clock) = (shared.client.clone(), shared.term.clone(), shared.clock.clone());
-    shared.tasks.essential("node lease", |stop| term::keep(client, term, clock, stop));
+    let kept = term::Kept {
+        client: shared.client.clone(),
+        term: shared.term.clone(),
+        clock: shared.clock.clone(),
+        renewed: shared.renewed.clone(),
+    };
+    shared.tasks.essential("node lease", |stop| kept.keep(stop));
     Ok(Handle(shared))
 }
 
@@ -192,6 +201,21 @@ impl fmt::Debug for Shared {
 }
 
 impl Handle {
+    /// The number of its term.
+    pub fn term(&self) -> u64 {
+        self.0.term.number
+    }
+
+    /// How long ago its lease was last renewed; `None` before the first time.
+    pub fn renewed(&self) -> Option<Duration> {
+        self.0.renewed.borrow().map(|at| at.elapsed())
+    }
+
+    /// How many Pods it looks after.
+    pub fn pods(&self) -> usize {
+        self.0.workers().len()
+    }
+
     /// The log of a Pod, which is there until the Pod object goes.
     ///
     /// # Errors

@@ -116,6 +116,7 @@ pub(crate) async fn create(
         "status": {
             "certificate": signed.certificate,
             "authority": keys.authority_pem(),
+            "issuedTimestamp": server.clock().now().to_string(),
             "expirationTimestamp": signed.until.to_string(),
         },
     });

@@ -79,11 +79,12 @@ async fn silence_is_counted_from_what_was_seen() {
     assert_eq!(watchful.look("box", Some(&old), true), silence(0, 0), "its age says nothing");
     tokio::time::advance(seconds(9)).await;
     assert_eq!(watchful.look("box", Some(&old), true), silence(9, 0));
+    watchful.said("box", false);
     tokio::time::advance(seconds(1)).await;
-    assert_eq!(watchful.look("box", Some(&old), false), silence(10, 0));
+    assert_eq!(watchful.look("box", Some(&old), false), silence(10, 1));
     tokio::time::advance(seconds(5)).await;
-    assert_eq!(watchful.look("box", Some(&old), false), silence(15, 5));
-    assert_eq!(watchful.look("box", Some(&new), false), silence(0, 5), "it is back");
+    assert_eq!(watchful.look("box", Some(&old), false), silence(15, 6));
+    assert_eq!(watchful.look("box", Some(&new), false), silence(0, 6), "it is back");
     assert_eq!(watchful.look("box", Some(&new), true), silence(0, 0));
     assert_eq!(watchful.look("box", None, true).of_agent, Duration::MAX);
 }

@@ -35,6 +35,15 @@ impl Watchful {
         Self { clock, seen: Mutex::default() }
     }
 
+    /// A node was just said to be ready, or not.
+    pub(super) fn said(&self, node: &str, ready: bool) {
+        let now = self.clock.since_boot();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sighting) = seen.get_mut(node) {
+            sighting.unready = (!ready).then(|| sighting.unready.unwrap_or(now));
+        }
+    }
+
     /// Looks at a node's lease, and at whether it is said to be ready.
     pub(super) fn look(&self, node: &str, lease: Option<&Lease>, said_ready: bool) -> Silence {
         let now = self.clock.since_boot();

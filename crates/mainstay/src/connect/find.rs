@@ -62,6 +62,14 @@ pub(super) async fn find(flags: &ServerFlags) -> CliResult<Found> {
     Ok(Found { config })
 }
 
+/// The certificate of the first authority that a configuration names, as bytes.
+pub(super) fn authority(config: &Config) -> Option<Vec<u8>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let file = config.root_cert_file.as_ref().and_then(|file| CertificateDer::from_pem_file(file).ok());
+    file.map(|found| found.to_vec()).or_else(|| config.root_cert.as_ref()?.first().cloned())
+}
+
 fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

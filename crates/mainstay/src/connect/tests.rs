@@ -132,7 +132,13 @@ async fn stalled(words: &'static str, then: fn()) -> Server {
     });
     let config = kube::Config::new(url.parse().unwrap());
     let client = |idle| mainstay_runtime::client::remote(&config, idle).unwrap();
-    Server { calls: client(CALL_DEADLINE), streams: client(STREAM_IDLE), url, namespace: "ns".to_owned() }
+    Server {
+        calls: client(CALL_DEADLINE),
+        streams: client(STREAM_IDLE),
+        authority: None,
+        url,
+        namespace: "ns".to_owned(),
+    }
 }
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";

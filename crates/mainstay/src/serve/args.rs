@@ -1,24 +1,37 @@
 //! The flags of `mainstay serve`.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
+use mainstay_api::node::JoinToken;
 use mainstay_apiserver::keys::certificate_name;
+use zeroize::Zeroizing;
 
+use super::role::Role;
 use super::traces;
 use crate::database::DatabaseArgs;
 
-/// Run the control plane: API server, controllers and node agent in one process
+/// Bytes of a token that are read.
+const MAX_TOKEN: u64 = 4_096;
+
+/// Run the control plane: API server, controllers and node agent in one process, or one of them
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   mainstay serve
   mainstay serve --data-dir /srv/mainstay --listen 0.0.0.0:7443 --tls-name box.example.org
   mainstay serve --database postgres://mainstay@db.example.org/mainstay --database-password-file /etc/mainstay/password
+  mainstay serve --role node --server https://box.example.org:7443 --join-token-file token
 
 The first start makes the keys and an admin kubeconfig, DIR/admin.kubeconfig. Sessions go on while it is stopped.")]
 pub(crate) struct ServeArgs {
+    /// What this process does
+    #[arg(long, value_enum, value_name = "ROLE", env = "MAINSTAY_ROLE", default_value_t)]
+    pub(crate) role: Role,
     /// Where everything is kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     pub(crate) data_dir: PathBuf,
@@ -33,6 +46,13 @@ pub(crate) struct ServeArgs {
     /// The name of this machine's node; by default, the host's at the first start
     #[arg(long, value_name = "NAME", env = "MAINSTAY_NODE_NAME", value_parser = super::name::parse)]
     pub(crate) node_name: Option<String>,
+    /// File with the token by which a node joins, from `mainstay node token`; - reads it from standard input. Else
+    /// $MAINSTAY_JOIN_TOKEN. Not needed once it has joined
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// Seconds for everything to finish after SIGTERM; a second signal ends it at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    pub(crate) grace_period: u16,
     /// What to log, such as info or mainstay_controllers=debug
     #[arg(long, value_name = "FILTER", env = "MAINSTAY_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -48,6 +68,39 @@ pub(crate) struct ServeArgs {
     /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
     #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
     pub(crate) drill_backend: Option<String>,
+}
+
+impl ServeArgs {
+    /// Time for everything to finish once it is told to stop.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_period.into())
+    }
+
+    /// The token by which this machine is to join, if one is given.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub(crate) fn join_token(&self) -> anyhow::Result<Option<JoinToken>> {
+        let text = match &self.join_token_file {
+            Some(file) if file.as_os_str() == "-" => {
+                let mut text = Zeroizing::new(String::new());
+                std::io::stdin().take(MAX_TOKEN).read_to_string(&mut text).context("read the token")?;
+                text
+            }
+            Some(file) => {
+                let read = std::fs::read_to_string(file);
+                Zeroizing::new(read.with_context(|| format!("--join-token-file {}", file.display()))?)
+            }
+            None => match std::env::var("MAINSTAY_JOIN_TOKEN") {
+                Ok(text) => Zeroizing::new(text),
+                Err(_) => return Ok(None),
+            },
+        };
+        let token = JoinToken::parse(&text);
+        token
+            .map(Some)
+            .context("this is no join token; they begin with mainstay-node_ and come from `mainstay node token`")
+    }
 }
 
 fn on_the_loopback(url: &str) -> Result<String, String> {

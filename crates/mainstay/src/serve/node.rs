@@ -11,16 +11,44 @@ use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
 use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess, node};
 use mainstay_node::agent::logs::{self, LogError};
 use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay, term};
-use mainstay_node::launch::Limits;
-use mainstay_node::sandbox::probe::probe;
+use mainstay_node::launch::{Isolation, Limits};
+use mainstay_node::sandbox::probe::{Support, probe};
 use mainstay_runtime::Tasks;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-use super::Base;
+use super::process::Process;
 
 /// Starts the node agent of this machine under the node's next term, and lets the API server reach its logs.
-pub(crate) async fn start(base: &Base, server: &ApiServer, name: &str) -> anyhow::Result<()> {
+pub(super) async fn start(process: &Process, name: &str) -> anyhow::Result<()> {
+    let (served, tasks) = (process.served()?, &process.tasks);
+    let server = served.server()?;
+    let (support, isolation) = host();
+    let dir = process.dir().join("node");
+    let client = inprocess::client(server.clone(), Identity::node(name), tasks.clone());
+    node::register(server, name).await?;
+    let term = term::take(&client, name, agent::newest_term(&dir), &process.clock).await?;
+    term::introduce(&term::fenced(client.clone(), &term), name, env!("CARGO_PKG_VERSION")).await?;
+    tracing::info!(node = name, term = term.number, "this is a node");
+    let config = AgentConfig {
+        client,
+        api: relayed(server.clone(), tasks.clone()),
+        dir,
+        exe: std::env::current_exe().context("find this program")?,
+        tasks: tasks.clone(),
+        duties: served.duties.clone(),
+        clock: process.clock.clone(),
+        term,
+        isolation,
+        support,
+        sandboxes: Arc::new(Shims),
+    };
+    server.set_node_link(name, Arc::new(Link(started(config).await?)));
+    Ok(())
+}
+
+/// What this host can enforce, and how far sandboxes are set apart here; said in the log.
+pub(super) fn host() -> (Support, Isolation) {
     let support = probe();
     let isolation = support.isolation();
     tracing::info!(?isolation, controllers = ?support.controllers, landlock = support.landlock, "sandboxes");
@@ -28,25 +56,14 @@ pub(crate) async fn start(base: &Base, server: &ApiServer, name: &str) -> anyhow
     if !missing.is_empty() {
         tracing::error!("no sandbox can be made here, every Pod will be refused: missing are {}", missing.join(", "));
     }
-    let dir = base.dir.join("node");
-    let client = inprocess::client(server.clone(), Identity::node(name), base.tasks.clone());
-    node::register(server, name).await?;
-    let term = term::take(&client, name, agent::newest_term(&dir), &base.clock).await?;
-    term::introduce(&term::fenced(client.clone(), &term), name, env!("CARGO_PKG_VERSION")).await?;
-    tracing::info!(node = name, term = term.number, "this is a node");
-    let config = AgentConfig {
-        client,
-        api: relayed(server.clone(), base.tasks.clone()),
-        dir,
-        exe: std::env::current_exe().context("find this program")?,
-        tasks: base.tasks.clone(),
-        duties: base.duties.clone(),
-        clock: base.clock.clone(),
-        term,
-        isolation,
-        support,
-        sandboxes: Arc::new(Shims),
-    };
+    (support, isolation)
+}
+
+/// Starts the agent.
+///
+/// # Errors
+/// When its directory cannot be used.
+pub(super) async fn started(config: AgentConfig) -> anyhow::Result<Handle> {
     let agent = tokio::task::spawn_blocking({
         let runtime = tokio::runtime::Handle::current();
         // Starting reads directories and starts tasks.
@@ -55,8 +72,7 @@ pub(crate) async fn start(base: &Base, server: &ApiServer, name: &str) -> anyhow
             agent::start(config)
         }
     });
-    server.set_node_link(name, Arc::new(Link(agent.await??)));
-    Ok(())
+    Ok(agent.await??)
 }
 
 /// The API for requests out of sandboxes: each has to show its token, like one from a socket.

@@ -8,14 +8,16 @@ use mainstay_runtime::operation::{Handler, Handlers};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::ServeArgs;
-use super::{Base, drill};
+use super::drill;
+use super::process::Process;
+use super::process::server::Served;
 
 /// Every handler of operations, with the client of the identity that it acts as.
-fn handlers(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> anyhow::Result<Handlers> {
-    let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), base.tasks.clone());
+fn handlers(process: &Process, served: &Served, server: &ApiServer) -> anyhow::Result<Handlers> {
+    let client = |name: &str| inprocess::client(server.clone(), Identity::controller(name), process.tasks.clone());
+    let drill_backend = process.args.drill_backend.as_deref();
     let all: [Arc<dyn Handler>; 2] = [Arc::new(Noop), Arc::new(Teardown::new(client("project-controller")))];
-    let drilled = drill_backend.map(|url| drill::handlers(url, &base.gates)).transpose()?.unwrap_or_default();
+    let drilled = drill_backend.map(|url| drill::handlers(url, &served.gates)).transpose()?.unwrap_or_default();
     Ok(Handlers::new(all.into_iter().chain(drilled)))
 }
 
@@ -23,15 +25,16 @@ fn handlers(base: &Base, server: &ApiServer, drill_backend: Option<&str>) -> any
 ///
 /// # Errors
 /// When a backend's client cannot be made.
-pub(super) fn start(base: &Base, server: &ApiServer, args: &ServeArgs) -> anyhow::Result<()> {
+pub(super) fn start(process: &Process) -> anyhow::Result<()> {
+    let served = process.served()?;
     Workers::start(Surroundings {
-        queue: base.store.clone(),
+        queue: served.store.clone(),
         ledger: Arc::new(Objects),
-        handlers: handlers(base, server, args.drill_backend.as_deref())?,
-        clock: base.clock.clone(),
-        tasks: base.tasks.clone(),
-        policy: Policy { lease: Duration::from_secs(args.operation_lease.into()), ..Policy::default() },
-        metrics: base.worked.clone(),
+        handlers: handlers(process, served, served.server()?)?,
+        clock: process.clock.clone(),
+        tasks: process.tasks.clone(),
+        policy: Policy { lease: Duration::from_secs(process.args.operation_lease.into()), ..Policy::default() },
+        metrics: served.worked.clone(),
     });
     Ok(())
 }

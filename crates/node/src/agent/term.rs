@@ -13,13 +13,16 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use mainstay_api::names::{FENCE_HEADER, NODE_LEASES};
 use mainstay_api::node::{LEASE_SECONDS, RENEW_SECONDS, fence};
 use mainstay_runtime::client::bounded;
-use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{Class, Classify, Clock, Doing, Failure, Reason};
 use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Between two renewals; also how long one may take.
 const RENEW: Duration = Duration::from_secs(RENEW_SECONDS as u64);
+
+const DOING: &str = "renew the node's lease";
 
 /// A term that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,45 +91,62 @@ pub async fn introduce(client: &Client, node: &str, version: &str) -> Result<(),
     bounded(nodes.patch_status(node, &params, &patch)).await.map(drop).doing("say what this node runs")
 }
 
-/// Renews the lease until told to stop, or until somebody else has it. The client says the term.
-pub(super) async fn keep(client: Client, term: Term, clock: Clock, stop: CancellationToken) {
-    let mut silent = false;
-    loop {
-        match tokio::time::timeout(RENEW, renew(&client, &term, &clock)).await {
-            Ok(Err(failure)) if failure.class() == Class::Fenced => {
-                return tracing::error!(error = failure.chain(), "the term of this node's agent is over");
-            }
-            Ok(Ok(())) => {
-                if std::mem::take(&mut silent) {
-                    tracing::info!(node = term.node, "the node's lease is renewed again");
-                }
-            }
-            late_or_failed => {
-                if !std::mem::replace(&mut silent, true) {
-                    let error = match &late_or_failed {
-                        Ok(Err(failure)) => failure.chain(),
-                        Ok(Ok(())) => String::new(),
-                        Err(late) => chain_of(late),
-                    };
-                    tracing::warn!(node = term.node, error, "the node's lease cannot be renewed; sandboxes go on");
-                }
-            }
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(RENEW)).await.is_none() {
-            return;
-        }
-    }
+/// A lease that is kept.
+pub(super) struct Kept {
+    /// The API; it says the term.
+    pub(super) client: Client,
+    /// The term that was taken.
+    pub(super) term: Term,
+    /// The time.
+    pub(super) clock: Clock,
+    /// When it was last renewed.
+    pub(super) renewed: watch::Sender<Option<Instant>>,
 }
 
-/// One renewal: of a lease that is still ours, on the version that was read.
-async fn renew(client: &Client, term: &Term, clock: &Clock) -> Result<(), Failure> {
-    const DOING: &str = "renew the node's lease";
-    let mut lease = bounded(leases(client).get(&term.node)).await.doing(DOING)?;
-    let spec = lease.spec.get_or_insert_default();
-    if spec.holder_identity.as_deref() != Some(&term.holder) {
-        let holder = spec.holder_identity.as_deref().unwrap_or("nobody");
-        return Err(Failure::new(Class::Fenced, format!("{DOING}: {holder} has it")));
+impl Kept {
+    /// Renews the lease until told to stop, or until somebody else has it.
+    pub(super) async fn keep(self, stop: CancellationToken) {
+        let mut silent = false;
+        loop {
+            let began = Instant::now();
+            let renewed = tokio::time::timeout(RENEW, self.renew()).await;
+            let failure = match renewed {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(failure),
+                Err(late) => Some(Failure::caused_by(Class::Indeterminate, DOING, late)),
+            };
+            match failure {
+                None => {
+                    self.renewed.send_replace(Some(began));
+                    if std::mem::take(&mut silent) {
+                        tracing::info!(node = self.term.node, "the node's lease is renewed again");
+                    }
+                }
+                Some(failure) if failure.class() == Class::Fenced => {
+                    return tracing::error!(error = failure.chain(), "the term of this node's agent is over");
+                }
+                Some(failure) => {
+                    if !std::mem::replace(&mut silent, true) {
+                        tracing::warn!(error = failure.chain(), "the node's lease is not renewed; sandboxes go on");
+                    }
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(RENEW)).await.is_none() {
+                return;
+            }
+        }
     }
-    spec.renew_time = Some(MicroTime(clock.now()));
-    bounded(leases(client).replace(&term.node, &PostParams::default(), &lease)).await.map(drop).doing(DOING)
+
+    /// One renewal: of a lease that is still ours, on the version that was read.
+    async fn renew(&self) -> Result<(), Failure> {
+        let (api, term) = (leases(&self.client), &self.term);
+        let mut lease = bounded(api.get(&term.node)).await.doing(DOING)?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(&term.holder) {
+            let holder = spec.holder_identity.as_deref().unwrap_or("nobody");
+            return Err(Failure::new(Class::Fenced, format!("{DOING}: {holder} has it")));
+        }
+        spec.renew_time = Some(MicroTime(self.clock.now()));
+        bounded(api.replace(&term.node, &PostParams::default(), &lease)).await.map(drop).doing(DOING)
+    }
 }

@@ -25,6 +25,16 @@ pub const LEFTOVERS: Duty = Duty {
     ..USUAL
 };
 
+/// Renews a node's certificate.
+pub const NODE_CERTIFICATE: Duty = Duty {
+    name: "node-certificate",
+    schedule: every(Duration::from_mins(10)),
+    timeout: Duration::from_mins(1),
+    place: EachProcess,
+    why: "renews the certificate of a node of another machine when two thirds of its day are over; an older one stays good",
+    ..USUAL
+};
+
 /// Removes operations that nobody needs any more.
 pub const OPERATIONS: Duty = Duty {
     name: "operations",
@@ -67,7 +77,8 @@ pub const SESSION_ACTIVITY: Duty = Duty {
 };
 
 /// Every duty there is, in order of names.
-pub const ALL: [&Duty; 6] = [&CERTIFICATE, &LEFTOVERS, &OPERATIONS, &ORPHANS, &QUOTA_STATUS, &SESSION_ACTIVITY];
+pub const ALL: [&Duty; 7] =
+    [&CERTIFICATE, &LEFTOVERS, &NODE_CERTIFICATE, &OPERATIONS, &ORPHANS, &QUOTA_STATUS, &SESSION_ACTIVITY];
 
 /// What most duties have in common.
 const USUAL: Duty = Duty {

@@ -1,0 +1,112 @@
+//! The connection over which the server asks this node: opened by us, kept, and opened anew with a growing pause.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use mainstay_api::node::LogRequest;
+use mainstay_node::agent::Handle;
+use mainstay_node::agent::logs::{LogError, LogOptions};
+use mainstay_runtime::KeyBackoff;
+use mainstay_runtime::client::LINK_PING;
+use mainstay_runtime::failure::chain_of;
+use tokio_util::sync::CancellationToken;
+
+use super::Machine;
+
+/// Questions under way at once; followed logs are such.
+const QUESTIONS: u32 = 256;
+/// Bytes of a question, and how long it may take to come.
+const QUESTION: usize = 16 << 10;
+const QUESTION_TIME: Duration = Duration::from_secs(10);
+/// How long answers may take once the process stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Keeps the link until told to stop.
+pub(super) async fn run(machine: Machine, agent: Handle, stop: CancellationToken) {
+    let mut backoff = KeyBackoff::default();
+    loop {
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            opened = machine.opened(agent.term()) => opened,
+        };
+        match opened {
+            Ok(connection) => {
+                backoff.reset();
+                tracing::info!("the server can reach this node");
+                machine.seen.linked(true);
+                serve(connection, agent.clone(), &stop).await;
+                machine.seen.linked(false);
+            }
+            Err(error) => {
+                tracing::warn!(error = chain_of(&error), "the server cannot be reached; logs are not to be had");
+            }
+        }
+        let pause = backoff.fail(rand::random());
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn serve(connection: Upgraded, agent: Handle, stop: &CancellationToken) {
+    let service = service_fn(move |request| answer(agent.clone(), request));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(LINK_PING)
+        .keep_alive_timeout(LINK_PING)
+        .max_concurrent_streams(QUESTIONS);
+    let mut connection = std::pin::pin!(builder.serve_connection(connection, service));
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(error = chain_of(&error), "the link broke");
+            }
+            return;
+        }
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    // A log that is followed has no end of its own.
+    tokio::time::timeout(DRAIN, connection).await.ok();
+}
+
+async fn answer(agent: Handle, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (parts, body) = request.into_parts();
+    if parts.method != Method::POST || parts.uri.path() != "/logs" {
+        return Ok(short(StatusCode::NOT_IMPLEMENTED));
+    }
+    let read = tokio::time::timeout(QUESTION_TIME, Limited::new(body, QUESTION).collect()).await;
+    let asked = read.ok().and_then(Result::ok).and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+    let Some(LogRequest { pod_uid, follow, tail_lines, since, timestamps, limit_bytes }) = asked else {
+        return Ok(short(StatusCode::BAD_REQUEST));
+    };
+    let options = LogOptions { follow, tail_lines, since, timestamps, limit_bytes };
+    Ok(match agent.logs(&pod_uid, options).await {
+        Ok(log) => Response::new(StreamBody::new(log.map_ok(Frame::data)).boxed_unsync()),
+        Err(LogError::NoSuchLog) => short(StatusCode::NOT_FOUND),
+        Err(LogError::NotStarted) => short(StatusCode::CONFLICT),
+        Err(LogError::Io(error)) => {
+            tracing::error!(pod = pod_uid, %error, "a log cannot be read");
+            short(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    })
+}
+
+fn short(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
