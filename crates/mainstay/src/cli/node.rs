@@ -16,6 +16,10 @@ const SECRETS: &str = "/api/v1/namespaces/mainstay-system/secrets";
 
 /// Let other machines run sandboxes
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  mainstay node token                         # for one machine more
+  mainstay get nodes")]
 pub(crate) struct NodeArgs {
     #[command(subcommand)]
     what: What,
