@@ -326,3 +326,27 @@ async fn operations_go_on() {
     assert_eq!(last, ["dead", "newest"]);
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_keep_their_turns() {
+    let (dir, to) = (tempfile::tempdir().unwrap(), database());
+    let store = sqlite(dir.path());
+    for number in 0..5 {
+        enqueue(&*store, &format!("busy-{number}"), queued("busy")).await;
+        let claimed = claim(&*store, 1, NOW).await;
+        store.settle(&claimed[0].attempt, end(&claimed[0], State::Succeeded)).await.unwrap();
+    }
+    for (name, lane) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
+        enqueue(&*store, name, queued(lane)).await;
+    }
+    store.close().await;
+    drop(store);
+    migrate(dir.path(), &to).unwrap();
+    let store = open(&to);
+    for name in ["a1", "b1", "a2"] {
+        let claimed = claim(&*store, 1, NOW).await;
+        assert_eq!(&*claimed[0].attempt.id, name, "the other lane waits longer than the one that was served");
+        store.settle(&claimed[0].attempt, end(&claimed[0], State::Succeeded)).await.unwrap();
+    }
+    store.close().await;
+}

@@ -132,3 +132,32 @@ async fn a_last_step_that_was_cut_short_is_settled_by_repeating_it() {
     assert!(!migrate(dir.path(), &to).unwrap().repeated);
     assert!(dir.path().join(MOVED).exists());
 }
+
+/// A server that comes meanwhile waits, and finds everything: it never begins on what is half there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_enters_a_database_that_is_being_filled() {
+    let (dir, to) = (small().await, database());
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%enter_1%'";
+    let is_waiting = || postgres::shared().unwrap().sql(&to.name, waits).unwrap() == "1";
+    let migrated = std::thread::scope(|scope| {
+        let migrated = scope.spawn(|| {
+            let mut entering = None;
+            let mut meanwhile = |step: &str, _, _| {
+                if step == "objects" && entering.is_none() {
+                    let entering = entering.insert(scope.spawn(|| open(&to)));
+                    while !entering.is_finished() && !is_waiting() {
+                        std::thread::yield_now();
+                    }
+                }
+            };
+            Migration::begin(dir.path()).unwrap().run(&address(&to), &mut meanwhile).unwrap();
+            entering.unwrap().join().unwrap()
+        });
+        migrated.join()
+    });
+    let entered = migrated.unwrap();
+    assert_eq!(entered.revision(), Revision(1));
+    assert!(entered.get(&Key::new("/pods", "one", "a")).await.unwrap().is_some());
+    entered.close().await;
+}
