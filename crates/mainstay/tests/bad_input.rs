@@ -121,6 +121,10 @@ fn state(wire: &Wire) -> Vec<Value> {
                 object.remove("status");
             }
             item["metadata"]["resourceVersion"].take();
+            // Nodes renew their leases.
+            if let Some(spec) = item["spec"].as_object_mut() {
+                spec.remove("renewTime");
+            }
             // Ordered when half of a token's life is over, or once for a Pod that is as old as the server.
             if let Some(annotations) = item["metadata"]["annotations"].as_object_mut() {
                 annotations.remove("mainstay.dev/token-renewal");

@@ -175,7 +175,7 @@ fn a_sessions_state_goes_its_own_way_only() {
         (&session, json!({"spec": {"run": 0}}), "spec.run: Invalid value: 0"),
         (&session, json!({"spec": {"run": 1.5}}), "spec.run: Invalid value: \"number\""),
         (&session, json!({"spec": {"desiredState": "Paused"}}), "spec.desiredState: Unsupported value"),
-        (pod, json!({"spec": {"nodeName": "other"}}), "a Pod's spec cannot be changed"),
+        (pod, json!({"spec": {"nodeName": "other"}}), "a Pod stays with the node that it was given to"),
         (pod, json!({"spec": {"containers": []}}), "spec.containers"),
     ] {
         bothered.wire.json("PATCH", path, &change).refused(422, words, &change.to_string());
