@@ -5,6 +5,7 @@ use mainstay_runtime::{Class, Classify};
 use std::sync::Arc;
 
 use crate::auth::{AuthError, Authenticator, Identity};
+use crate::keys::Keys;
 use crate::rbac::guard::Change;
 use crate::rbac::{Attributes, Authorizer, Decision};
 use crate::server::Call;
@@ -23,6 +24,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// The keys of the installation.
+    pub(crate) fn keys(&self) -> &Keys {
+        self.authenticator.keys()
+    }
+
     /// The caller of a request from outside.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mainstay_api::{Kind, Registry};
 use mainstay_runtime::failure::chain_of;
-use mainstay_store::Object;
+use mainstay_store::{Object, Ring};
 use serde_json::Value;
 
 use crate::crypt::{Place, Sealer};
@@ -30,11 +30,12 @@ pub struct Audit<'r> {
 }
 
 impl<'r> Audit<'r> {
-    /// Looks at the keys of a data directory, and gives what is wrong with them. Changes nothing there.
-    pub fn of(registry: &'r Registry, data_dir: &Path) -> (Self, Vec<Finding>) {
-        let (sealing, faults) = keys::inspect(data_dir);
+    /// Looks at the keys of a data directory, which `key_file` wraps, or the file `key` there; gives what is wrong with
+    /// them. Changes nothing there.
+    pub fn of(registry: &'r Registry, data_dir: &Path, key_file: Option<&Path>, ring: &Ring) -> (Self, Vec<Finding>) {
+        let (sealing, faults) = keys::inspect(data_dir, key_file, ring);
         let mut findings: Vec<Finding> = faults.iter().map(key_finding).collect();
-        let sealer = match Sealer::with_keys(sealing.iter().map(|key| &**key)) {
+        let sealer = match Sealer::with_keys(sealing.iter().map(|key| &key[..])) {
             Ok(sealer) => (!sealing.is_empty()).then_some(sealer),
             Err(error) => {
                 findings.push((format!("the data keys cannot be used: {error}"), RESTORE));
@@ -101,7 +102,7 @@ impl<'r> Audit<'r> {
 }
 
 /// What is sealed at rest, by the field that it is sealed for.
-fn sealed_values<'b>(kind: &Kind, body: &'b Value) -> Vec<(String, &'b str)> {
+pub(crate) fn sealed_values<'b>(kind: &Kind, body: &'b Value) -> Vec<(String, &'b str)> {
     let mut values = Vec::new();
     match (kind.group, kind.plural) {
         ("", "secrets") => {
@@ -122,7 +123,8 @@ fn key_finding(fault: &KeysError) -> Finding {
     let remedy = match fault {
         KeysError::Missing { .. } => "restore it from a backup: a start makes another one, which is not the same",
         KeysError::Unsafe { .. } => "find out who had it; then chmod 600 and chown it, or make a new one",
-        KeysError::Io { .. } | KeysError::Certificate { .. } | KeysError::Damaged { .. } | KeysError::Random => RESTORE,
+        KeysError::NoKeyFile { .. } | KeysError::Mismatch { .. } => "name the right one: --key-file FILE",
+        _ => RESTORE,
     };
     (chain_of(fault), remedy)
 }

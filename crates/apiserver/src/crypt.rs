@@ -5,6 +5,7 @@
 //! some 2^32 values under one key, then the key must be rotated.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -66,6 +67,9 @@ pub enum CryptError {
     /// Changed, or moved from another place.
     #[error("the stored value was changed, or belongs to another object")]
     Forged,
+    /// This process does not know which key is to be used: it could not ask for too long.
+    #[error("the keys could not be read for too long to seal with them")]
+    Stale,
     /// The library or the system's random numbers failed.
     #[error("the value could not be encrypted")]
     Failed,
@@ -74,6 +78,7 @@ pub enum CryptError {
 impl Classify for CryptError {
     fn class(&self) -> Class {
         Class::Terminal(match self {
+            Self::Stale => return Class::TRANSIENT,
             Self::TooLarge => Reason::TooLarge,
             Self::Format | Self::UnknownKey | Self::Forged => Reason::Corrupt,
             Self::Failed => Reason::SystemRefused,
@@ -81,34 +86,80 @@ impl Classify for CryptError {
     }
 }
 
+/// A key that values are sealed under.
+pub(crate) struct DataKey {
+    id: String,
+    hash: [u8; 32],
+    key: LessSafeKey,
+}
+
+impl DataKey {
+    pub(crate) fn new(key: &[u8]) -> Result<Self, CryptError> {
+        let unbound = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CryptError::Failed)?;
+        // The id is a part of the key's hash: it tells keys apart, and nothing of them.
+        let hash = sha256(key);
+        let id = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+        Ok(Self { id: format!("{id:08x}"), hash, key: LessSafeKey::new(unbound) })
+    }
+
+    /// What envelopes call it.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether this is that key.
+    pub(crate) fn is(&self, key: &[u8]) -> bool {
+        self.hash == sha256(key)
+    }
+}
+
 /// Seals and opens values under the data keys.
-pub struct Sealer {
-    keys: Vec<(String, LessSafeKey)>,
+pub struct Sealer(Source);
+
+enum Source {
+    /// As they are now.
+    Live(Keys),
+    /// The first one seals, all open.
+    Fixed(Vec<Arc<DataKey>>),
 }
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|(id, _)| id)).finish()
+        f.write_str("Sealer")
     }
 }
 
 impl Sealer {
-    /// Seals under the first data key; opens under any.
-    pub fn new(keys: &Keys) -> Result<Self, CryptError> {
-        Self::with_keys(keys.data_keys().iter().map(|key| &**key))
+    /// Seals under the data key that is used now; opens under any that is accepted.
+    pub fn new(keys: &Keys) -> Self {
+        Self(Source::Live(keys.clone()))
     }
 
-    pub(crate) fn with_keys<'a>(keys: impl Iterator<Item = &'a [u8; 32]>) -> Result<Self, CryptError> {
-        let keys = keys
-            .map(|key| {
-                let unbound = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CryptError::Failed)?;
-                // The id is a part of the key's hash: it tells keys apart, and nothing of them.
-                let hash = sha256(key);
-                let id = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
-                Ok((format!("{id:08x}"), LessSafeKey::new(unbound)))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { keys })
+    pub(crate) fn with_keys<'a>(keys: impl Iterator<Item = &'a [u8]>) -> Result<Self, CryptError> {
+        let keys = keys.map(|key| DataKey::new(key).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(Self(Source::Fixed(keys)))
+    }
+
+    fn sealing(&self) -> Result<Arc<DataKey>, CryptError> {
+        match &self.0 {
+            Source::Live(keys) => keys.sealing().ok_or(CryptError::Stale),
+            Source::Fixed(keys) => keys.first().cloned().ok_or(CryptError::UnknownKey),
+        }
+    }
+
+    fn opening(&self, id: &str) -> Result<Arc<DataKey>, CryptError> {
+        let key = match &self.0 {
+            Source::Live(keys) => keys.opening(id),
+            Source::Fixed(keys) => keys.iter().find(|key| key.id == id).cloned(),
+        };
+        key.ok_or(CryptError::UnknownKey)
+    }
+
+    /// Whether an envelope is sealed under the key that is used now, or cannot be opened, so that it must stay as it is.
+    pub(crate) fn is_current(&self, envelope: &str) -> bool {
+        let id = envelope.strip_prefix(PREFIX).and_then(|rest| rest.split_once(':')).map_or("", |(id, _)| id);
+        let known = self.opening(id).is_ok();
+        !known || self.sealing().is_ok_and(|key| key.id == id)
     }
 
     /// Whether a stored value looks like an envelope.
@@ -121,7 +172,7 @@ impl Sealer {
         if plain.len() > MAX_PLAIN {
             return Err(CryptError::TooLarge);
         }
-        let (id, key) = self.keys.first().ok_or(CryptError::UnknownKey)?;
+        let DataKey { id, key, .. } = &*self.sealing()?;
         let mut nonce = [0; NONCE_LEN];
         fill_random(&mut nonce).map_err(|_| CryptError::Failed)?;
         // Full capacity at once: a reallocation would leave plain text behind in freed memory.
@@ -146,11 +197,12 @@ impl Sealer {
         let rest =
             envelope.strip_prefix(PREFIX).filter(|_| envelope.len() <= MAX_ENVELOPE).ok_or(CryptError::Format)?;
         let (id, text) = rest.split_once(':').ok_or(CryptError::Format)?;
-        let (_, key) = self.keys.iter().find(|(known, _)| known == id).ok_or(CryptError::UnknownKey)?;
+        let key = self.opening(id)?;
         let mut sealed = Zeroizing::new(STANDARD.decode(text).map_err(|_| CryptError::Format)?);
         let nonce = sealed.first_chunk::<NONCE_LEN>().copied().ok_or(CryptError::Format)?;
         let nonce = Nonce::assume_unique_for_key(nonce);
         let plain = key
+            .key
             .open_within(nonce, Aad::from(place.bytes()), &mut sealed, NONCE_LEN..)
             .map_err(|_| CryptError::Forged)?
             .len();

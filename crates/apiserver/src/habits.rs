@@ -205,6 +205,9 @@ fn crypt_failure(entry: &Entry, object: &Value, field: &str, error: CryptError) 
         let wrong = FieldError::new(field, Fault::TooLong, detail);
         return ApiError::invalid(About { kind: &entry.kind, name }, &[wrong]);
     }
+    if error == CryptError::Stale {
+        return ApiError::unavailable(error.to_string());
+    }
     tracing::error!(kind, namespace = object::text(object, "namespace"), name, %error, "a secret cannot be sealed or opened");
     ApiError::internal(format_args!("the secret part of {kind} {name:?} cannot be sealed or opened"))
 }

@@ -1,194 +1,255 @@
-//! The secrets of a data directory: certificate authority, server key, token-signing key, data keys, admin token.
+//! The secrets of an installation: certificate authority, token-signing keys, data keys, the admin token.
 //!
-//! They live in `DIR/keys` (0700), one 0600 file each, made at first start. Whoever opens them holds the directory's
-//! lock, so two starts cannot race. Of the admin token only the SHA-256 is kept here; the token itself is in the
-//! admin kubeconfig alone: removing that file makes the next start issue a new token, and the old one dies.
+//! They live in the store's ring, wrapped by the key in a file that each replica has; so whoever has the file and the
+//! database has all of them, and whoever has one of the two has nothing. Each has versions, of which the newest is used and
+//! all are accepted ([`rotation`] makes and retires them). A process holds them unwrapped, and learns within seconds of
+//! what another has changed.
+//!
+//! | key | new ones | older ones |
+//! |---|---|---|
+//! | `ca` | issues the certificates of servers | is trusted, and vouches for the newer one |
+//! | `tokens` | signs tokens | verifies tokens |
+//! | `data` | seals Secrets and Credentials | opens them |
+//! | `admin` | is the admin's token | none: the token before is dead |
+//!
+//! A new version is used only after every replica has had the time to learn of it ([`Opening::settle`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use mainstay_runtime::{Class, Classify, Reason, Timestamp};
+use mainstay_runtime::Timestamp;
+use mainstay_store::{Keyring, Ring};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 mod certificates;
+mod error;
 mod files;
 mod inspect;
 mod kubeconfig;
+mod material;
+mod memory;
 mod nodes;
+mod opening;
+pub mod rotation;
+mod takeover;
+mod wrapping;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use certificates::Pair;
+pub(crate) use certificates::Leaf;
 pub use certificates::{certificate_name, server_names};
+pub use error::KeysError;
 pub(crate) use inspect::inspect;
 pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
 pub use nodes::{LIFE as NODE_CERTIFICATE_LIFE, Signed};
+pub use opening::Opening;
 
 use certificates::Authority;
+use material::{Material, Versioned, in_use};
+use wrapping::WrappingKey;
 
-const TOKEN_FILE: &str = "token.key";
-const DATA_FILE: &str = "data.key";
-const ADMIN_FILE: &str = "admin.sha256";
+use crate::crypt::DataKey;
+use crate::token::signer::Signer;
 
-/// The secrets of one data directory.
-pub struct Keys {
-    dir: PathBuf,
-    authority: Authority,
-    signing: Zeroizing<Vec<u8>>,
-    sealing: Vec<Zeroizing<[u8; 32]>>,
-    admin: ArcSwap<[u8; 32]>,
+type Secret = Zeroizing<Vec<u8>>;
+
+/// A replica that could not read the ring for so long does not seal any more: what it seals with may be retired.
+const STALE: Duration = Duration::from_mins(2);
+
+/// Which key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyName {
+    /// The certificate authority.
+    Ca,
+    /// What signs tokens.
+    Tokens,
+    /// What seals Secrets and Credentials.
+    Data,
+    /// The admin's token.
+    Admin,
 }
 
-/// Keys could not be made, read or trusted.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The file system refused.
-    #[error("cannot {doing} {}", path.display())]
-    Io {
-        /// What was attempted.
-        doing: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A file that others may have read or written; it is not used.
-    #[error("{} is not safe to use as a key file: {why}", path.display())]
-    Unsafe {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A certificate or its key is damaged or cannot be made.
-    #[error("the certificate in {} cannot be used", path.display())]
-    Certificate {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A key that must be there is not.
-    #[error("{} is missing", path.display())]
-    Missing {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// A key is damaged.
-    #[error("{} does not hold a key", path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The system's random numbers cannot be had.
-    #[error("no random numbers from the system")]
-    Random,
-}
+impl KeyName {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [Self::Ca, Self::Tokens, Self::Data, Self::Admin];
 
-impl KeysError {
-    fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { doing, path: path.to_owned(), source }
-    }
-
-    /// Whether the disk is full.
-    fn lacks_room(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-    }
-
-    fn unsafe_file(path: &Path, why: impl Into<String>) -> Self {
-        Self::Unsafe { path: path.to_owned(), why: why.into() }
-    }
-
-    fn certificate(path: &Path, source: rcgen::Error) -> Self {
-        Self::Certificate { path: path.to_owned(), source: Box::new(source) }
-    }
-}
-
-impl Classify for KeysError {
-    fn class(&self) -> Class {
+    /// Its name in the ring, in the API and on the command line.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Io { .. } | Self::Random => Class::TRANSIENT,
-            Self::Unsafe { .. } => Class::Terminal(Reason::SystemRefused),
-            Self::Missing { .. } => Class::Terminal(Reason::NotFound),
-            Self::Certificate { .. } | Self::Damaged { .. } => Class::Terminal(Reason::Corrupt),
+            Self::Ca => "ca",
+            Self::Tokens => "tokens",
+            Self::Data => "data",
+            Self::Admin => "admin",
         }
     }
+
+    /// The key of this name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.as_str() == name)
+    }
+}
+
+/// The secrets of an installation, as this process knows them; cheap to clone.
+#[derive(Clone)]
+pub struct Keys(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Keyring>,
+    /// Where the wrapping key is; `None` for keys that live with the process.
+    file: Option<PathBuf>,
+    settle: Duration,
+    wrapping: ArcSwap<WrappingKey>,
+    current: ArcSwap<Material>,
+    /// When the ring was last read, or known to be as it is.
+    read: Mutex<Instant>,
+    changes: watch::Sender<u64>,
+    /// One at a time reads and unwraps, or changes the ring.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Keys {
-    /// Opens the keys in `DIR/keys`; makes those that are missing.
+    /// Keys that nothing keeps: for tests and benches.
     ///
     /// # Errors
-    /// [`KeysError::Unsafe`] when others could have read or written one of them.
-    pub fn open_or_create(data_dir: &Path, now: Timestamp) -> Result<Self, KeysError> {
-        let dir = data_dir.join("keys");
-        files::private_dir(&dir)?;
-        let authority = Authority::open_or_create(&dir, now)?;
-        let signing = load(&dir.join(TOKEN_FILE), crate::token::generate_key)?;
-        let sealing = data_keys(&dir.join(DATA_FILE))?;
-        let admin = ArcSwap::from_pointee(admin_hash(&dir.join(ADMIN_FILE))?);
-        Ok(Self { dir, authority, signing, sealing, admin })
+    /// When there are no random numbers.
+    pub fn ephemeral(now: Timestamp) -> Result<Self, KeysError> {
+        let wrapping = WrappingKey::random()?;
+        let ring = Ring { generation: 1, rows: rotation::first_versions(&Ring::default(), None, &wrapping, now)? };
+        let material = Material::of(&ring, &wrapping, None)?;
+        Ok(Self::new(Arc::new(memory::MemoryRing::new(ring)), None, Duration::ZERO, wrapping, material))
     }
 
-    /// Writes the admin kubeconfig for a server at `url`, if it is not there: 0600, atomically, with the authority inline.
+    fn new(
+        store: Arc<dyn Keyring>,
+        file: Option<PathBuf>,
+        settle: Duration,
+        wrapping: WrappingKey,
+        material: Material,
+    ) -> Self {
+        let changes = watch::Sender::new(material.generation);
+        let (wrapping, current) = (ArcSwap::from_pointee(wrapping), ArcSwap::from_pointee(material));
+        let (read, turn) = (Mutex::new(Instant::now()), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner { store, file, settle, wrapping, current, read, changes, turn }))
+    }
+
+    /// Writes the admin kubeconfig for a server at `url`, if it is not there as it should be: 0600, atomically, with all
+    /// authorities and the admin token inline.
     ///
-    /// The token in an existing file is kept when it is the current one; otherwise a new one takes its place.
+    /// # Errors
+    /// What the file system said, or [`KeysError::Unsafe`] for a file that others could touch.
     pub fn write_kubeconfig(&self, path: &Path, url: &str) -> Result<(), KeysError> {
-        let token = match kubeconfig::read_token(path)? {
-            Some(token) if self.is_admin_token(&token) => token,
-            _ => {
-                let token = kubeconfig::new_token()?;
-                let hash = sha256(token.as_bytes());
-                files::write(&self.dir.join(ADMIN_FILE), STANDARD.encode(hash).as_bytes())?;
-                self.admin.store(Arc::new(hash));
-                token
-            }
-        };
-        kubeconfig::write(path, url, &self.authority_pem(), &token)
+        let material = self.material();
+        let Some(token) = material.admin.first() else { return Err(KeysError::Absent { name: "admin" }) };
+        kubeconfig::write(path, url, &self.authority_pem(), &token.key)
     }
 
-    /// The certificate of the authority, in PEM; clients trust it.
+    /// The certificates of the authorities that are trusted, in PEM, the newest first.
     pub fn authority_pem(&self) -> String {
-        certificates::pem(self.authority.certificate())
+        self.material().authorities.iter().map(|one| certificates::pem(one.key.certificate())).collect()
     }
 
-    /// The certificate of the authority.
-    pub(crate) fn authority(&self) -> rustls_pki_types::CertificateDer<'static> {
-        self.authority.certificate().clone()
+    /// The certificates of the authorities that are trusted, the newest first.
+    pub(crate) fn authorities(&self) -> Vec<CertificateDer<'static>> {
+        self.material().authorities.iter().map(|one| one.key.certificate().clone()).collect()
+    }
+
+    /// What issues certificates of nodes now.
+    fn issuing(&self) -> Result<Arc<Authority>, KeysError> {
+        self.used(&self.material().authorities)
     }
 
     /// Whether this is the admin token; takes the same time for every wrong one.
     pub fn is_admin_token(&self, token: &str) -> bool {
         let given = sha256(token.as_bytes());
-        aws_lc_rs::constant_time::verify_slices_are_equal(&given, self.admin.load().as_ref()).is_ok()
+        let is = |known: &Versioned<Zeroizing<String>>| {
+            let known = sha256(known.key.as_bytes());
+            aws_lc_rs::constant_time::verify_slices_are_equal(&given, &known).is_ok()
+        };
+        self.material().admin.first().is_some_and(is)
     }
 
-    pub(crate) fn server_pair(&self, names: &[String], now: Timestamp) -> Result<Pair, KeysError> {
-        self.authority.server(&self.dir, names, now)
+    /// A receiver that changes with the keys that this process knows.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
-    /// The token-signing key, as PKCS #8.
-    pub(crate) fn token_key(&self) -> &[u8] {
-        &self.signing
+    /// Changes when the ring is said to have changed.
+    pub(crate) fn ring_changes(&self) -> watch::Receiver<u64> {
+        self.0.store.ring_changes()
     }
 
-    /// The data keys; the first one seals, all open.
-    pub(crate) fn data_keys(&self) -> &[Zeroizing<[u8; 32]>] {
-        &self.sealing
+    /// Whether other processes may use the ring, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        !self.0.settle.is_zero()
+    }
+
+    /// A server's certificate for exactly these names: `old`, if it still serves, or a new one.
+    pub(crate) fn leaf(&self, old: Option<&Leaf>, names: &[String], now: Timestamp) -> Result<Leaf, KeysError> {
+        let material = self.material();
+        let Some(newest) = material.authorities.first() else { return Err(KeysError::Absent { name: "ca" }) };
+        // Clients that trust only an older authority find the way to the newer one; and who knows the hash of one alone, a
+        // node that joins, finds that one.
+        let crossed = material.authorities.iter().filter_map(|one| one.key.cross()).cloned();
+        let chain = || crossed.chain(self.authorities()).collect();
+        match old {
+            Some(old) if newest.key.serves(old, names, now)? => Ok(Leaf { chain: chain(), ..old.clone() }),
+            _ => newest.key.issue(names, now, chain()),
+        }
+    }
+
+    /// What signs tokens now.
+    pub(crate) fn signer(&self) -> Result<Arc<Signer>, KeysError> {
+        self.used(&self.material().signers)
+    }
+
+    /// What may have signed a token with this header, and its version.
+    pub(crate) fn verifier(&self, header: &str) -> Option<(u64, Arc<Signer>)> {
+        let material = self.material();
+        let found = material.signers.iter().find(|one| one.key.header() == header);
+        found.map(|one| (one.version, Arc::clone(&one.key)))
+    }
+
+    /// Whether tokens of this version are still accepted.
+    pub(crate) fn accepts(&self, version: u64) -> bool {
+        self.material().signers.iter().any(|one| one.version == version)
+    }
+
+    /// What seals now; `None` when this process has not heard of the ring for too long.
+    pub(crate) fn sealing(&self) -> Option<Arc<DataKey>> {
+        let read = *self.0.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.settle.is_zero() && read.elapsed() > STALE {
+            return None;
+        }
+        self.used(&self.material().data).ok()
+    }
+
+    /// What opens an envelope of this key id.
+    pub(crate) fn opening(&self, id: &str) -> Option<Arc<DataKey>> {
+        self.material().data.iter().find(|one| one.key.id() == id).map(|one| Arc::clone(&one.key))
+    }
+
+    fn material(&self) -> arc_swap::Guard<Arc<Material>> {
+        self.0.current.load()
+    }
+
+    fn used<T>(&self, versions: &[Versioned<T>]) -> Result<Arc<T>, KeysError> {
+        let used = in_use(versions, self.0.settle).ok_or(KeysError::Absent { name: "any" })?;
+        Ok(Arc::clone(&used.key))
     }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Keys").field("material", &*self.material()).field("file", &self.0.file).finish_non_exhaustive()
     }
 }
 
@@ -200,56 +261,4 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), KeysError> {
     rand::fill(bytes).map_err(|_| KeysError::Random)
-}
-
-type Secret = Zeroizing<Vec<u8>>;
-
-/// A binary secret kept as one line of base64, made when it is missing.
-fn load(path: &Path, make: impl FnOnce() -> Result<Secret, KeysError>) -> Result<Secret, KeysError> {
-    if let Some(text) = files::read(path)? {
-        return decode_line(&text, path);
-    }
-    let secret = make()?;
-    files::write(path, Zeroizing::new(STANDARD.encode(&*secret)).as_bytes())?;
-    Ok(secret)
-}
-
-fn decode_line(line: &[u8], path: &Path) -> Result<Secret, KeysError> {
-    let damaged = |_| KeysError::Damaged { path: path.to_owned() };
-    STANDARD.decode(line.trim_ascii()).map(Zeroizing::new).map_err(damaged)
-}
-
-/// One data key a line; a new first line is how a key is rotated.
-fn data_keys(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, KeysError> {
-    let random = || {
-        let mut key = Zeroizing::new(vec![0; 32]);
-        fill_random(&mut key)?;
-        Ok(key)
-    };
-    if files::read(path)?.is_none() {
-        load(path, random)?;
-    }
-    let text = files::read(path)?.ok_or_else(|| KeysError::Missing { path: path.to_owned() })?;
-    parse_data_keys(&text, path)
-}
-
-fn parse_data_keys(text: &[u8], path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, KeysError> {
-    let damaged = || KeysError::Damaged { path: path.to_owned() };
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    let keys: Vec<_> = lines
-        .map(|line| {
-            <[u8; 32]>::try_from(decode_line(line, path)?.as_slice()).map(Zeroizing::new).map_err(|_| damaged())
-        })
-        .collect::<Result<_, _>>()?;
-    if keys.is_empty() { Err(damaged()) } else { Ok(keys) }
-}
-
-/// The stored hash of the admin token; that of an unknown random value until a kubeconfig is written.
-fn admin_hash(path: &Path) -> Result<[u8; 32], KeysError> {
-    let Some(text) = files::read(path)? else {
-        let mut nobody = [0; 32];
-        fill_random(&mut nobody)?;
-        return Ok(nobody);
-    };
-    <[u8; 32]>::try_from(decode_line(&text, path)?.as_slice()).map_err(|_| KeysError::Damaged { path: path.to_owned() })
 }

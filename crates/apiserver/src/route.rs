@@ -13,7 +13,7 @@ use crate::request::{self, Query, ResourcePath, Target, Verb};
 use crate::server::{ApiServer, Call, Caller};
 use crate::status::{About, ApiError, ApiResult};
 use crate::verbs::modify::Part;
-use crate::{content, health, leadership, node, sub, verbs};
+use crate::{content, health, keyring, leadership, node, sub, verbs};
 
 /// Answers a request.
 ///
@@ -69,19 +69,22 @@ where
     }
 }
 
-/// Paths that are no resources: documents, metrics and status.
+/// Paths that are no resources: documents, metrics, status and keys.
 async fn other(server: &ApiServer, parts: &Parts, path: &str, identity: &Identity) -> ApiResult<Response<Body>> {
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Err(ApiError::method_not_allowed());
-    }
-    let attributes = Attributes { verb: "get", path, ..Attributes::default() };
+    let verb = match parts.method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST if keyring::is_path(path) => "post",
+        _ => return Err(ApiError::method_not_allowed()),
+    };
+    let attributes = Attributes { verb, path, ..Attributes::default() };
     if !server.access().allows(identity, &attributes).await? {
-        let text = format!("forbidden: User {:?} cannot get path {path:?}", identity.user());
+        let text = format!("forbidden: User {:?} cannot {verb} path {path:?}", identity.user());
         return Err(ApiError::new(403, "Forbidden", text));
     }
     match path {
         "/metrics" => Ok(health::metrics(server).await),
         "/status" => health::status(server).await,
+        _ if keyring::is_path(path) => keyring::answer(server, parts, path, identity).await,
         _ => server.documents().answer(parts, path),
     }
 }

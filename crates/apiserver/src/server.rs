@@ -174,6 +174,8 @@ impl ApiServer {
         crate::activity::keep_written(&server);
         crate::quota::status::keep_written(&server);
         crate::leftovers::keep_away(&server);
+        crate::keyring::follow(&server);
+        crate::reseal::keep_up(&server);
         crate::operation::sweep::keep_away(&server);
         Ok(server)
     }

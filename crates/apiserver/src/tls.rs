@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use mainstay_runtime::duty::{Duties, table};
-use mainstay_runtime::{Class, Classify, Clock, Doing, Reason};
+use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::{Class, Classify, Clock, Doing, Reason, Tasks};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -13,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-use crate::keys::{Keys, KeysError, Pair};
+use crate::keys::{Keys, KeysError, Leaf};
 
 mod peer;
 
@@ -52,8 +53,8 @@ impl Classify for TlsError {
     }
 }
 
-/// The certificate that new connections get.
-struct Current(ArcSwap<CertifiedKey>);
+/// The certificate that new connections get, and what it was made of.
+struct Current(ArcSwap<(Leaf, Arc<CertifiedKey>)>);
 
 impl fmt::Debug for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,7 +64,7 @@ impl fmt::Debug for Current {
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        Some(Arc::clone(&self.0.load().1))
     }
 }
 
@@ -71,9 +72,10 @@ impl Tls {
     /// TLS with a certificate for these names (see [`crate::keys::server_names`]).
     pub fn new(keys: &Keys, names: &[String], clock: &Clock) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let pair = keys.server_pair(names, clock.now())?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(certified(pair, keys, &provider)?)));
-        let clients = Arc::new(Verifier::new(&[keys.authority()], &provider)?);
+        let leaf = keys.leaf(None, names, clock.now())?;
+        let certified = certified(&leaf, &provider)?;
+        let current = Arc::new(Current(ArcSwap::from_pointee((leaf, certified))));
+        let clients = Arc::new(Verifier::new(&keys.authorities(), &provider)?);
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_client_cert_verifier(Arc::clone(&clients) as Arc<dyn ClientCertVerifier>)
@@ -87,25 +89,32 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// Renews the certificate if it is due; connections that are open keep theirs.
+    /// Renews the certificate if it is due, or the authority is another; connections that are open keep theirs.
     pub fn renew(&self, keys: &Keys, names: &[String], clock: &Clock) -> Result<(), TlsError> {
-        let pair = keys.server_pair(names, clock.now())?;
-        self.current.0.store(Arc::new(certified(pair, keys, &self.provider)?));
-        self.clients.believe(&[keys.authority()], &self.provider)
+        let leaf = keys.leaf(Some(&self.current.0.load().0), names, clock.now())?;
+        let certified = certified(&leaf, &self.provider)?;
+        self.current.0.store(Arc::new((leaf, certified)));
+        self.clients.believe(&keys.authorities(), &self.provider)
     }
 
-    /// Renews the certificate whenever it is due, until the process stops.
-    pub fn keep_current(&self, keys: Arc<Keys>, names: Vec<String>, clock: Clock, duties: &Duties) {
+    /// Renews the certificate whenever it is due or the authorities change, until the process stops.
+    pub fn keep_current(&self, keys: Keys, names: Vec<String>, clock: Clock, tasks: &Tasks, duties: &Duties) {
+        const DOING: &str = "renew the server's certificate";
+        let (tls, mut changes, stopping) = (self.clone(), keys.changes(), tasks.stopping());
+        let (known, named, time) = (keys.clone(), names.clone(), clock.clone());
+        drop(tasks.spawn("certificate", async move {
+            while let Some(Ok(())) = stopping.run_until_cancelled(changes.changed()).await {
+                if let Err(error) = tls.renew(&known, &named, &time).doing(DOING) {
+                    tracing::warn!(error = chain_of(&error), "the certificate stays as it is");
+                }
+            }
+        }));
         let tls = self.clone();
-        duties.start(&table::CERTIFICATE, move |_| {
-            let renewed = tls.renew(&keys, &names, &clock).doing("renew the server's certificate");
-            std::future::ready(renewed)
-        });
+        duties.start(&table::CERTIFICATE, move |_| std::future::ready(tls.renew(&keys, &names, &clock).doing(DOING)));
     }
 }
 
-/// With the authority: who knows its hash alone, a node that joins, finds it there.
-fn certified(pair: Pair, keys: &Keys, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let chain = vec![pair.certificate, keys.authority()];
-    Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from(pair.key), provider)?)
+fn certified(leaf: &Leaf, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = std::iter::once(&leaf.certificate).chain(&leaf.chain).cloned().collect();
+    Ok(Arc::new(CertifiedKey::from_der(chain, PrivateKeyDer::from(leaf.key.clone_key()), provider)?))
 }

@@ -19,7 +19,7 @@ use crate::keys::{Keys, KeysError};
 
 mod cache;
 pub mod request;
-mod signer;
+pub(crate) mod signer;
 pub mod subjects;
 
 #[cfg(test)]
@@ -166,13 +166,15 @@ impl BoundKind {
 /// A token whose signature was verified.
 #[derive(Debug)]
 struct Known {
+    /// Of the key that signed it.
+    version: u64,
     claims: Claims,
     identity: Identity,
 }
 
 /// Issues and verifies tokens.
 pub struct Tokens {
-    signer: signer::Signer,
+    keys: Keys,
     subjects: Arc<dyn Subjects>,
     clock: Clock,
     known: cache::Cache<Arc<Known>>,
@@ -193,14 +195,9 @@ pub(crate) fn generate_key() -> Result<Zeroizing<Vec<u8>>, KeysError> {
 }
 
 impl Tokens {
-    #[cfg(test)]
-    pub(crate) fn check_key(pkcs8: &[u8]) -> Result<(), TokenError> {
-        signer::Signer::new(pkcs8).map(drop)
-    }
-
-    /// Tokens under the signing key of `keys`.
-    pub fn new(keys: &Keys, subjects: Arc<dyn Subjects>, clock: Clock) -> Result<Self, TokenError> {
-        Ok(Self { signer: signer::Signer::new(keys.token_key())?, subjects, clock, known: cache::Cache::new() })
+    /// Tokens under the signing keys.
+    pub fn new(keys: &Keys, subjects: Arc<dyn Subjects>, clock: Clock) -> Self {
+        Self { keys: keys.clone(), subjects, clock, known: cache::Cache::new() }
     }
 
     /// Issues a token. Whether the caller may ask for it is not judged here.
@@ -232,7 +229,7 @@ impl Tokens {
             },
         };
         let payload = serde_json::to_vec(&claims).map_err(|_| TokenError::Key)?;
-        let token = Zeroizing::new(self.signer.sign(&payload)?);
+        let token = Zeroizing::new(self.keys.signer()?.sign(&payload)?);
         Ok(Issued { token, expires, audiences: claims.aud })
     }
 
@@ -262,6 +259,10 @@ impl Tokens {
             Some(known) => known,
             None => self.learn(hash, token)?,
         };
+        if !self.keys.accepts(known.version) {
+            self.known.remove(&hash);
+            return Err(TokenError::NotOurs);
+        }
         match self.still_good(&known.claims).await {
             Ok(()) => Ok(known.identity.clone()),
             Err(error) => {
@@ -274,7 +275,9 @@ impl Tokens {
     }
 
     fn learn(&self, hash: [u8; 32], token: &str) -> Result<Arc<Known>, TokenError> {
-        let payload = self.signer.verify(token)?;
+        let header = token.split_once('.').map_or("", |(header, _)| header);
+        let (version, signer) = self.keys.verifier(header).ok_or(TokenError::NotOurs)?;
+        let payload = signer.verify(token)?;
         let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::NotOurs)?;
         if claims.iss != ISSUER {
             return Err(TokenError::NotOurs);
@@ -282,7 +285,7 @@ impl Tokens {
         if !claims.aud.iter().any(|audience| audience == AUDIENCE) {
             return Err(TokenError::Audience);
         }
-        let known = Arc::new(Known { identity: identity(&claims), claims });
+        let known = Arc::new(Known { version, identity: identity(&claims), claims });
         self.known.put(hash, Arc::clone(&known));
         Ok(known)
     }

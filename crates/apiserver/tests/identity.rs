@@ -28,8 +28,8 @@ async fn world() -> World {
     let clock = Clock::system();
     let store: Arc<dyn Store> = SqliteStore::open(Options::new(dir.path())).unwrap();
     bootstrap(&store, &Registry::standard(), &clock).await.unwrap();
-    let keys = Arc::new(Keys::open_or_create(dir.path(), clock.now()).unwrap());
-    let tokens = Arc::new(Tokens::new(&keys, Arc::new(StoreSubjects::new(store.clone())), clock).unwrap());
+    let keys = Arc::new(Keys::ephemeral(clock.now()).unwrap());
+    let tokens = Arc::new(Tokens::new(&keys, Arc::new(StoreSubjects::new(store.clone())), clock));
     let authenticator = Authenticator::new(keys, tokens.clone());
     World { authorizer: Authorizer::new(store.clone()), store, tokens, authenticator, _dir: dir }
 }

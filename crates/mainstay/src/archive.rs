@@ -33,10 +33,14 @@ pub(crate) use write::write;
 
 /// The format that this program writes, and the only one that it reads.
 pub(crate) const FORMAT: u32 = 1;
-/// Every part that there can be, in the order that they have; only the first must be there. The server's certificate is
-/// not among them: a start makes one.
-pub(crate) const PARTS: [&str; 7] =
-    [STATE, "keys/ca.pem", "keys/token.key", "keys/data.key", "keys/admin.sha256", "admin.kubeconfig", "clock"];
+/// Every part that there can be, in the order that they have; only the first must be there. Those under `keys` are of
+/// earlier versions, which had their keys there.
+pub(crate) const PARTS: [&str; 8] =
+    [STATE, "keys/ca.pem", "keys/token.key", "keys/data.key", "keys/admin.sha256", KUBECONFIG, "clock", KEY];
+/// The admin's, which a start writes.
+pub(crate) const KUBECONFIG: &str = "admin.kubeconfig";
+/// The key that wraps those in the database, where it is kept beside it.
+pub(crate) const KEY: &str = "key";
 
 const MANIFEST: &str = "manifest.json";
 const SEAL: &str = "sha256";

@@ -8,6 +8,7 @@ mod describe;
 pub(crate) mod failure;
 mod fsck;
 mod get;
+mod keys;
 mod logs;
 mod messages;
 mod migrate;
@@ -91,6 +92,7 @@ pub(crate) enum ClientCommand {
     Resume(session::ResumeArgs),
     Stop(session::StopArgs),
     Send(session::SendArgs),
+    Keys(keys::KeysArgs),
     Cancel(operation::CancelArgs),
     Replay(operation::ReplayArgs),
     Messages(messages::MessagesArgs),
@@ -157,6 +159,7 @@ async fn dispatch(flags: &ServerFlags, command: ClientCommand) -> CliResult {
         ClientCommand::Resume(args) => session::resume(&args, flags).await,
         ClientCommand::Stop(args) => session::stop(&args, flags).await,
         ClientCommand::Send(args) => session::send(&args, flags).await,
+        ClientCommand::Keys(args) => keys::run(&args, flags).await,
         ClientCommand::Cancel(args) => operation::cancel(&args, flags).await,
         ClientCommand::Replay(args) => operation::replay(&args, flags).await,
         ClientCommand::Messages(args) => messages::run(&args, flags).await,

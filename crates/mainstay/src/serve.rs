@@ -8,6 +8,7 @@ mod breakers;
 mod dir;
 mod drill;
 mod figures;
+mod keys;
 mod log;
 mod machine;
 mod name;

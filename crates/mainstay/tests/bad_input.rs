@@ -66,7 +66,10 @@ impl Bothered {
 
     /// With these objects (path of the collection, body) in it.
     fn with(objects: &[(&str, Value)]) -> Self {
-        let server = Server::start(env!("CARGO_BIN_EXE_mainstay")).unwrap();
+        Self::of(Server::start(env!("CARGO_BIN_EXE_mainstay")).unwrap(), objects)
+    }
+
+    fn of(server: Server, objects: &[(&str, Value)]) -> Self {
         let wire = Wire::of(&server);
         for (path, object) in objects {
             wire.json("POST", path, object).expect(201);
@@ -77,7 +80,11 @@ impl Bothered {
 
     /// With a session whose agent runs and does nothing; it is all that may change by itself.
     fn with_session() -> Self {
-        let mut bothered = Self::with(&[(SESSIONS, session("s"))]);
+        Self::with_session_on(Server::start(env!("CARGO_BIN_EXE_mainstay")).unwrap())
+    }
+
+    fn with_session_on(server: Server) -> Self {
+        let mut bothered = Self::of(server, &[(SESSIONS, session("s"))]);
         bothered.wire.until(&format!("{SESSIONS}/s"), |session| session["status"]["phase"] == "Running");
         bothered.before = state(&bothered.wire);
         bothered

@@ -14,6 +14,7 @@ use serde_json::Value;
 const EXE: &str = env!("CARGO_BIN_EXE_mainstay");
 /// Holds the URL.
 const VARIABLE: &str = "MAINSTAY_DATABASE";
+const KEY_FILE: &str = "MAINSTAY_KEY_FILE";
 /// Tables that are filled: after each of them a migration can be killed.
 const TABLES: u32 = 10;
 const MOVED: &str = "moved-to-postgres";
@@ -79,6 +80,7 @@ fn refused(server: &mut Server) -> String {
 
 fn serve_over(server: &mut Server, database: &Database) {
     server.set_env(VARIABLE, Some(&database.url));
+    server.set_env(KEY_FILE, server.data_dir().join("key").to_str());
     server.restart().unwrap();
 }
 
@@ -101,6 +103,7 @@ fn a_server_goes_on_over_postgres_with_what_it_had() {
     // Taken back, it is what it was, whatever came of it over there.
     std::fs::remove_file(dir.join(MOVED)).unwrap();
     server.set_env(VARIABLE, None);
+    server.set_env(KEY_FILE, None);
     server.restart().unwrap();
     assert_eq!(objects(&server), held);
     server.stop().unwrap();

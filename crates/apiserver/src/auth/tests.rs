@@ -26,12 +26,12 @@ struct Fixture {
 fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let keys = Arc::new(Keys::open_or_create(dir.path(), clock.now()).unwrap());
+    let keys = Arc::new(Keys::ephemeral(clock.now()).unwrap());
     let path = dir.path().join("admin.kubeconfig");
     keys.write_kubeconfig(&path, "https://127.0.0.1:1").unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     let admin = text.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap().to_owned();
-    let tokens = Arc::new(Tokens::new(&keys, Arc::new(Nothing), clock).unwrap());
+    let tokens = Arc::new(Tokens::new(&keys, Arc::new(Nothing), clock));
     Fixture { authenticator: Authenticator::new(keys, tokens), admin, _dir: dir }
 }
 

@@ -12,7 +12,7 @@ const PLACE: Place<'static> = Place {
 };
 
 fn sealer(keys: &[[u8; 32]]) -> Sealer {
-    Sealer::with_keys(keys.iter()).unwrap()
+    Sealer::with_keys(keys.iter().map(|key| &key[..])).unwrap()
 }
 
 #[test]

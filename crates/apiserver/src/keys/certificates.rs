@@ -1,16 +1,17 @@
-//! The certificate authority of one data directory, and the server certificate that it issues.
+//! Certificate authorities, and the server certificates that they issue.
 //!
-//! Key and certificate share one PEM file, so that they are replaced together. An authority is renewed while it can
-//! still outlive a leaf; clients then need the new admin kubeconfig, which is written at every start anyway.
+//! A newer authority carries a second certificate of itself, issued by the one before. Servers send it along: a client that
+//! knows only the older one finds its way to the newer, and one that knows the newer needs nothing of it. So a rotation breaks
+//! no client; who still has the older one alone is broken when that is retired.
+//!
+//! A server's key and certificate are made at each start and live in memory.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use jiff::ToSpan;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use mainstay_runtime::Timestamp;
-use mainstay_runtime::failure::chain_of;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -21,25 +22,32 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{KeysError, files};
+use super::{KeysError, Secret};
 
 const AUTHORITY_DAYS: i32 = 3650;
 const LEAF_DAYS: i32 = 365;
 /// A server certificate is renewed when it has no more than this left.
 const LEAF_MARGIN_DAYS: i32 = 30;
-pub(super) const AUTHORITY_FILE: &str = "ca.pem";
-const SERVER_FILE: &str = "server.pem";
 
-/// A certificate with its private key.
+/// A server's certificate with its private key, and what leads from it to older authorities.
 #[derive(Debug)]
-pub(crate) struct Pair {
+pub(crate) struct Leaf {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivatePkcs8KeyDer<'static>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
+impl Clone for Leaf {
+    fn clone(&self) -> Self {
+        Self { certificate: self.certificate.clone(), key: self.key.clone_key(), chain: self.chain.clone() }
+    }
 }
 
 /// Issues server certificates.
-pub(super) struct Authority {
-    pair: Pair,
+pub(crate) struct Authority {
+    certificate: CertificateDer<'static>,
+    /// The same authority, vouched for by the one before it.
+    cross: Option<CertificateDer<'static>>,
     key: KeyPair,
 }
 
@@ -71,80 +79,105 @@ pub fn certificate_name(name: &str) -> Result<String, String> {
 }
 
 impl Authority {
-    pub(super) fn open_or_create(dir: &Path, now: Timestamp) -> Result<Self, KeysError> {
-        let path = dir.join(AUTHORITY_FILE);
-        if let Some(pair) = read_pair(&path)? {
-            let key = key_pair(&pair).map_err(|error| KeysError::certificate(&path, error))?;
-            // A clock that was set back is no reason to throw an authority away.
-            if lasts(&pair, now, LEAF_DAYS + LEAF_MARGIN_DAYS, &path)? {
-                return Ok(Self { pair, key });
-            }
+    /// A new authority, in PEM: its key, its certificate, and the one that `before` issues to it.
+    pub(super) fn make(version: u64, before: Option<&Self>, now: Timestamp) -> Result<Secret, KeysError> {
+        let key = KeyPair::generate().map_err(KeysError::certificate)?;
+        let params = Self::params(version, now)?;
+        let certificate = params.self_signed(&key).map_err(KeysError::certificate)?;
+        let mut content = Zeroizing::new(key.serialize_pem());
+        content.push_str(&pem(certificate.der()));
+        if let Some(before) = before {
+            let mut params = Self::params(version, now)?;
+            params.use_authority_key_identifier_extension = true;
+            let cross = params.signed_by(&key, &before.issuer()?).map_err(KeysError::certificate)?;
+            content.push_str(&pem(cross.der()));
         }
-        let key = KeyPair::generate().map_err(|error| KeysError::certificate(&path, error))?;
-        let certificate = Self::params(now, &path)?
-            .self_signed(&key)
-            .map_err(|error| KeysError::certificate(&path, error))?
-            .der()
-            .clone();
-        let pair = Pair { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()) };
-        write_pair(&path, &pair, &key)?;
-        Ok(Self { pair, key })
+        Ok(Zeroizing::new(content.as_bytes().to_vec()))
     }
 
-    fn params(now: Timestamp, path: &Path) -> Result<CertificateParams, KeysError> {
-        let mut params = validity(now, AUTHORITY_DAYS, path)?;
-        params.distinguished_name = common_name("Mainstay local authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    /// What [`Authority::make`] gave, or a file of an earlier version.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub(super) fn parse(content: &[u8]) -> Result<Self, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let private = PrivatePkcs8KeyDer::from_pem_slice(content).map_err(|error| text(&error))?;
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&private, &rcgen::PKCS_ECDSA_P256_SHA256);
+        let key = key.map_err(|error| text(&error))?;
+        let mut certificates = CertificateDer::pem_slice_iter(content);
+        let certificate = certificates.next().ok_or("there is no certificate")?.map_err(|error| text(&error))?;
+        let cross = certificates.next().transpose().map_err(|error| text(&error))?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // The key must be the certificate's.
+        rustls::sign::CertifiedKey::from_der(vec![certificate.clone()], PrivateKeyDer::from(private), &provider)
+            .map_err(|error| text(&error))?;
+        Ok(Self { certificate, cross, key })
+    }
+
+    fn params(version: u64, now: Timestamp) -> Result<CertificateParams, KeysError> {
+        let mut params = validity(now, AUTHORITY_DAYS)?;
+        // Authorities have different names, so that clients can tell them apart while they look for a way.
+        params.distinguished_name = common_name(&format!("Mainstay authority {version}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Ok(params)
     }
 
-    pub(super) const fn certificate(&self) -> &CertificateDer<'static> {
-        &self.pair.certificate
-    }
-
     /// What signs.
-    pub(super) const fn key(&self) -> &KeyPair {
-        &self.key
+    pub(super) fn issuer(&self) -> Result<Issuer<'_, &KeyPair>, KeysError> {
+        Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(KeysError::certificate)
     }
 
-    /// The server's certificate for exactly these names: the stored one, or a new one when it does not serve any more.
-    pub(super) fn server(&self, dir: &Path, names: &[String], now: Timestamp) -> Result<Pair, KeysError> {
-        let path = dir.join(SERVER_FILE);
+    pub(super) const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    pub(super) const fn cross(&self) -> Option<&CertificateDer<'static>> {
+        self.cross.as_ref()
+    }
+
+    /// Whether this is the authority in a file.
+    pub(super) fn is(&self, content: &[u8]) -> bool {
+        Self::parse(content).is_ok_and(|other| other.certificate == self.certificate)
+    }
+
+    /// Whether a certificate that it issues now ends before it does. A clock that was set back does not matter.
+    pub(super) fn outlives_a_leaf(&self, now: Timestamp) -> Result<bool, KeysError> {
+        lasts(&self.certificate, now, LEAF_DAYS + LEAF_MARGIN_DAYS)
+    }
+
+    /// A certificate for exactly these names.
+    pub(super) fn issue(
+        &self,
+        names: &[String],
+        now: Timestamp,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<Leaf, KeysError> {
         let mut names = names.to_vec();
         normalise(&mut names);
-        if let Some(pair) = read_pair(&path)?
-            && self.serves(&pair, &names, now, &path)?
-        {
-            return Ok(pair);
-        }
-        let wrong = |error| KeysError::certificate(&path, error);
-        let mut params = validity(now, LEAF_DAYS, &path)?;
-        params.subject_alt_names = CertificateParams::new(names).map_err(wrong)?.subject_alt_names;
+        let mut params = validity(now, LEAF_DAYS)?;
+        let named = CertificateParams::new(names).map_err(KeysError::certificate)?;
+        params.subject_alt_names = named.subject_alt_names;
         params.distinguished_name = common_name("mainstay");
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let issuer = Issuer::from_ca_cert_der(self.certificate(), &self.key).map_err(wrong)?;
-        let key = KeyPair::generate().map_err(wrong)?;
-        let certificate = params.signed_by(&key, &issuer).map_err(wrong)?.der().clone();
-        let pair = Pair { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()) };
-        match write_pair(&path, &pair, &key) {
-            // It is as good in memory, and the next start makes another.
-            Err(error) if error.lacks_room() => tracing::warn!(error = chain_of(&error), "the certificate is not kept"),
-            written => written?,
-        }
-        Ok(pair)
+        let key = KeyPair::generate().map_err(KeysError::certificate)?;
+        let certificate = params.signed_by(&key, &self.issuer()?).map_err(KeysError::certificate)?.der().clone();
+        Ok(Leaf { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()), chain })
     }
 
-    fn serves(&self, pair: &Pair, names: &[String], now: Timestamp, path: &Path) -> Result<bool, KeysError> {
-        let (leaf, authority) = (parse(&pair.certificate, path)?, parse(self.certificate(), path)?);
-        let signed_by_ours = authority_key_id(&leaf).is_some_and(|id| Some(id) == subject_key_id(&authority));
+    /// Whether a certificate is still as this authority would issue it.
+    pub(super) fn serves(&self, leaf: &Leaf, names: &[String], now: Timestamp) -> Result<bool, KeysError> {
+        let mut names = names.to_vec();
+        normalise(&mut names);
+        let (parsed, authority) = (parse(&leaf.certificate)?, parse(&self.certificate)?);
+        let signed_by_ours = authority_key_id(&parsed).is_some_and(|id| Some(id) == subject_key_id(&authority));
         Ok(signed_by_ours
-            && names_of(&leaf) == names
-            && has_begun(&leaf, now)
-            && lasts(pair, now, LEAF_MARGIN_DAYS, path)?)
+            && names_of(&parsed) == names
+            && has_begun(&parsed, now)
+            && lasts(&leaf.certificate, now, LEAF_MARGIN_DAYS)?)
     }
 }
 
@@ -163,39 +196,16 @@ fn common_name(name: &str) -> DistinguishedName {
 }
 
 /// Valid from yesterday, so that a client whose clock is behind accepts it too.
-fn validity(now: Timestamp, days: i32, path: &Path) -> Result<CertificateParams, KeysError> {
+fn validity(now: Timestamp, days: i32) -> Result<CertificateParams, KeysError> {
     let today = now.to_zoned(TimeZone::UTC).date();
-    let wrong = |error| KeysError::Certificate { path: path.to_owned(), source: Box::new(error) };
-    let first = today.checked_sub(1.day()).map_err(wrong)?;
-    let last = today.checked_add(days.days()).map_err(wrong)?;
+    let first = today.checked_sub(1.day()).map_err(KeysError::certificate)?;
+    let last = today.checked_add(days.days()).map_err(KeysError::certificate)?;
     let midnight =
         |date: Date| rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs());
     let mut params = CertificateParams::default();
     params.not_before = midnight(first);
     params.not_after = midnight(last);
     Ok(params)
-}
-
-fn key_pair(pair: &Pair) -> Result<KeyPair, rcgen::Error> {
-    KeyPair::from_pkcs8_der_and_sign_algo(&pair.key, &rcgen::PKCS_ECDSA_P256_SHA256)
-}
-
-pub(super) fn read_pair(path: &Path) -> Result<Option<Pair>, KeysError> {
-    let Some(content) = files::read(path)? else { return Ok(None) };
-    let damaged = |error| KeysError::Certificate { path: path.to_owned(), source: Box::new(error) };
-    let certificate = CertificateDer::from_pem_slice(&content).map_err(damaged)?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&content).map_err(damaged)?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let private = PrivateKeyDer::from(key.clone_key());
-    rustls::sign::CertifiedKey::from_der(vec![certificate.clone()], private, &provider)
-        .map_err(|error| KeysError::Certificate { path: path.to_owned(), source: Box::new(error) })?;
-    Ok(Some(Pair { certificate, key }))
-}
-
-fn write_pair(path: &Path, pair: &Pair, key: &KeyPair) -> Result<(), KeysError> {
-    let mut content = Zeroizing::new(key.serialize_pem());
-    content.push_str(&pem(&pair.certificate));
-    files::write(path, content.as_bytes())
 }
 
 /// A certificate in PEM.
@@ -214,15 +224,14 @@ pub(super) fn pem(certificate: &CertificateDer<'_>) -> String {
     pem
 }
 
-fn parse<'a>(certificate: &'a CertificateDer<'_>, path: &Path) -> Result<X509Certificate<'a>, KeysError> {
-    X509Certificate::from_der(certificate)
-        .map(|(_, parsed)| parsed)
-        .map_err(|error| KeysError::Certificate { path: path.to_owned(), source: error.to_string().into() })
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, KeysError> {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.map(|(_, parsed)| parsed).map_err(|error| KeysError::certificate(error.to_string()))
 }
 
 /// Whether the certificate is valid for more than `days` from now.
-fn lasts(pair: &Pair, now: Timestamp, days: i32, path: &Path) -> Result<bool, KeysError> {
-    let end = parse(&pair.certificate, path)?.validity().not_after.timestamp();
+fn lasts(certificate: &CertificateDer<'_>, now: Timestamp, days: i32) -> Result<bool, KeysError> {
+    let end = parse(certificate)?.validity().not_after.timestamp();
     Ok(end > now.as_second() + i64::from(days) * 86_400)
 }
 

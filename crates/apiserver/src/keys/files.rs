@@ -1,13 +1,15 @@
-//! Private files: 0600 in a directory of 0700, owned by us, replaced atomically.
+//! Private files: 0600, owned by us, replaced atomically.
 //!
 //! A crash leaves either the old content or the new one, never a part. A file that others could read or write is
 //! refused, not repaired: what it holds may already be known.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use mainstay_runtime::failure::chain_of;
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::KeysError;
@@ -15,23 +17,29 @@ use super::KeysError;
 /// No file of ours is larger.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Makes the directory with mode 0700, or checks that it is there, ours, and closed to others.
+/// Checks that a directory is there, ours, and closed to others.
 pub(super) fn private_dir(path: &Path) -> Result<(), KeysError> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(KeysError::io("create", path, error)),
-        _ => {}
-    }
     let found = fs::symlink_metadata(path).map_err(|error| KeysError::io("examine", path, error))?;
     if !found.is_dir() {
         return Err(KeysError::unsafe_file(path, "it is not a directory"));
     }
-    check_private(path, &found, "0700")
+    check_owner(path, &found)?;
+    check_mode(path, &found, "0700")
 }
 
-/// The content of a private file; `None` when there is no such file.
+/// The content of a private file of ours; `None` when there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
+    read_with(path, OFlags::NOFOLLOW, false)
+}
+
+/// As [`read`], of a file that whoever starts the server named: it may be a link, and root's.
+pub(super) fn read_given(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
+    read_with(path, OFlags::empty(), true)
+}
+
+fn read_with(path: &Path, flags: OFlags, may_be_roots: bool) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
     // Non-blocking: a FIFO put in the place of a key must not hang the start.
-    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -41,7 +49,10 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError>
     if !found.is_file() || found.len() > MAX_BYTES {
         return Err(KeysError::unsafe_file(path, "it is not an ordinary small file"));
     }
-    check_private(path, &found, "0600")?;
+    if !(may_be_roots && found.uid() == 0) {
+        check_owner(path, &found)?;
+    }
+    check_mode(path, &found, "0600")?;
     // Full capacity at once, so that no copy of a secret is left behind by a reallocation.
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1));
     file.take(MAX_BYTES).read_to_end(&mut content).map_err(|error| KeysError::io("read", path, error))?;
@@ -73,10 +84,27 @@ fn replace(temporary: &Path, path: &Path, dir: &Path, content: &[u8]) -> io::Res
     File::open(dir)?.sync_all()
 }
 
-fn check_private(path: &Path, found: &fs::Metadata, wanted: &str) -> Result<(), KeysError> {
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(KeysError::unsafe_file(path, "it belongs to another user"));
+/// Gives a file another's name, durably. Where that is not possible the file serves where it is.
+pub(super) fn rename_or_say(from: &Path, to: &Path) {
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let renamed = fs::rename(from, to).and_then(|()| File::open(dir)?.sync_all());
+    if let Err(error) = renamed.map_err(|error| KeysError::io("rename", from, error)) {
+        tracing::warn!(
+            error = chain_of(&error),
+            "the new key file is used where it is; put it in the place of the old one"
+        );
     }
+}
+
+fn check_owner(path: &Path, found: &fs::Metadata) -> Result<(), KeysError> {
+    let (owner, ours) = (found.uid(), rustix::process::geteuid().as_raw());
+    if owner == ours {
+        return Ok(());
+    }
+    Err(KeysError::unsafe_file(path, format!("it belongs to user {owner}, and must belong to user {ours}")))
+}
+
+fn check_mode(path: &Path, found: &fs::Metadata, wanted: &str) -> Result<(), KeysError> {
     if found.mode() & 0o077 != 0 {
         let mode = found.mode() & 0o777;
         return Err(KeysError::unsafe_file(path, format!("its mode is {mode:04o}, and must be {wanted}")));

@@ -1,12 +1,11 @@
 //! Certificates of nodes: for clients only, for a day, and for nothing that the request asks for but its key.
 
-use std::path::Path;
 use std::time::Duration;
 
 use mainstay_runtime::Timestamp;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose,
+    KeyUsagePurpose,
 };
 
 use super::certificates::{Authority, pem};
@@ -35,7 +34,7 @@ impl Keys {
     /// # Errors
     /// [`KeysError::Certificate`] for a request that cannot be read or is not signed by its own key.
     pub fn sign_node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
-        self.authority.node(request, name, uid, now)
+        self.issuing()?.node(request, name, uid, now)
     }
 
     /// Whether [`Keys::sign_node`] would take this request.
@@ -47,12 +46,8 @@ impl Keys {
     }
 }
 
-fn wrong(source: rcgen::Error) -> KeysError {
-    KeysError::certificate(Path::new("the signing request"), source)
-}
-
 fn read(request: &str) -> Result<CertificateSigningRequestParams, KeysError> {
-    CertificateSigningRequestParams::from_pem(request).map_err(wrong)
+    CertificateSigningRequestParams::from_pem(request).map_err(KeysError::certificate)
 }
 
 impl Authority {
@@ -71,8 +66,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         request.params = params;
-        let issuer = Issuer::from_ca_cert_der(self.certificate(), self.key()).map_err(wrong)?;
-        let certificate = request.signed_by(&issuer).map_err(wrong)?;
+        let certificate = request.signed_by(&self.issuer()?).map_err(KeysError::certificate)?;
         let until = Timestamp::from_second(until).unwrap_or(now);
         Ok(Signed { certificate: pem(certificate.der()), until })
     }

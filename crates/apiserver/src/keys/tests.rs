@@ -1,10 +1,14 @@
-//! Keys: made once, kept, renewed when due, refused when others could have touched them.
+//! Keys: made once for all replicas, kept, renewed when due, refused when others could have touched them.
+
+mod sharing;
+mod takeover;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::ToSpan;
+use mainstay_store::{Options, SqliteStore, Store};
 
 use super::*;
 
@@ -28,38 +32,67 @@ fn token_of(path: &Path) -> String {
     kubeconfig::read_token(path).unwrap().unwrap().to_string()
 }
 
-#[test]
-fn keys_are_private_and_the_same_after_a_restart() {
+fn store(dir: &Path) -> Arc<dyn Store> {
+    SqliteStore::open(Options::new(dir)).unwrap()
+}
+
+/// The keys of a directory, over this store.
+async fn open(store: &Arc<dyn Store>, dir: &Path) -> Result<Keys, KeysError> {
+    let file = dir.join("key");
+    let opening = Opening { file: &file, may_make: true, data_dir: Some(dir), settle: Duration::ZERO };
+    Keys::open(store.clone(), opening, now()).await
+}
+
+/// What tells whether two have the same keys: no key, but what each is known by.
+fn marks(keys: &Keys) -> Vec<String> {
+    let material = keys.material();
+    let mut marks = vec![keys.authority_pem()];
+    marks.extend(material.signers.iter().map(|one| one.key.header().to_owned()));
+    marks.extend(material.data.iter().map(|one| one.key.id().to_owned()));
+    marks.extend(material.admin.iter().map(|one| one.key.to_string()));
+    marks
+}
+
+#[tokio::test]
+async fn keys_are_private_and_the_same_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Keys::open_or_create(dir.path(), now()).unwrap();
-    let leaf = first.server_pair(&names(), now()).unwrap().certificate;
-    let second = Keys::open_or_create(dir.path(), now()).unwrap();
-    assert_eq!(first.authority_pem(), second.authority_pem());
-    assert_eq!(first.token_key(), second.token_key());
-    assert_eq!(first.data_keys()[0], second.data_keys()[0]);
-    assert_eq!(leaf, second.server_pair(&names(), now()).unwrap().certificate);
-    assert_eq!(mode(&dir.path().join("keys")), 0o700);
-    for file in fs::read_dir(dir.path().join("keys")).unwrap() {
-        assert_eq!(mode(&file.unwrap().path()), 0o600);
-    }
+    let first = store(dir.path());
+    let before = marks(&open(&first, dir.path()).await.unwrap());
+    first.close().await;
+    drop(first);
+    let second = store(dir.path());
+    assert_eq!(before, marks(&open(&second, dir.path()).await.unwrap()));
+    let key = dir.path().join("key");
+    assert_eq!((mode(&key), fs::read(&key).unwrap().len()), (0o600, 32));
+    assert!(!dir.path().join("keys").exists());
 }
 
 #[test]
 fn the_server_certificate_is_renewed_when_it_is_due_or_names_change() {
-    let dir = tempfile::tempdir().unwrap();
-    let keys = Keys::open_or_create(dir.path(), now()).unwrap();
-    let first = keys.server_pair(&names(), now()).unwrap().certificate;
-    assert_eq!(keys.server_pair(&names(), after_days(333)).unwrap().certificate, first, "32 days left");
-    let second = keys.server_pair(&names(), after_days(336)).unwrap().certificate;
-    assert_ne!(second, first, "29 days left");
+    let keys = Keys::ephemeral(now()).unwrap();
+    let renewed = |old: &Leaf, names: &[String], now| keys.leaf(Some(old), names, now).unwrap();
+    let first = keys.leaf(None, &names(), now()).unwrap();
+    assert_eq!(renewed(&first, &names(), after_days(333)).certificate, first.certificate, "32 days left");
+    let second = renewed(&first, &names(), after_days(336));
+    assert_ne!(second.certificate, first.certificate, "29 days left");
     let mut more = names();
     more.push("10.1.2.3".to_owned());
-    assert_ne!(keys.server_pair(&more, after_days(336)).unwrap().certificate, second);
-    let early = keys.server_pair(&more, now()).unwrap().certificate;
-    assert_ne!(early, second, "a clock that was set back makes the stored one not valid yet");
-    let authority = keys.authority_pem();
-    let long_ago = Keys::open_or_create(dir.path(), Timestamp::UNIX_EPOCH + 48.hours()).unwrap();
-    assert_eq!(long_ago.authority_pem(), authority, "but is no reason to throw the authority away");
+    assert_ne!(renewed(&second, &more, after_days(336)).certificate, second.certificate);
+    let early = renewed(&second, &names(), now());
+    assert_ne!(early.certificate, second.certificate, "a clock that was set back makes it not valid yet");
+}
+
+#[tokio::test]
+async fn an_authority_is_renewed_while_it_can_still_outlive_a_leaf() {
+    let keys = Keys::ephemeral(now()).unwrap();
+    let first = keys.authority_pem();
+    for early in [Timestamp::UNIX_EPOCH + 48.hours(), now(), after_days(3200)] {
+        keys.renew_authority(early).await.unwrap();
+        assert_eq!(keys.authority_pem(), first, "{early}");
+    }
+    keys.renew_authority(after_days(3400)).await.unwrap();
+    let both = keys.authority_pem();
+    assert!(both.ends_with(&first) && both.len() > first.len(), "the old one is trusted, too");
 }
 
 #[test]
@@ -76,72 +109,76 @@ fn names_are_checked_and_each_is_there_once() {
     }
 }
 
-#[test]
-fn a_new_authority_signs_a_new_server_certificate() {
+/// Whatever is wrong with the key file is said, and nothing is changed by a start that is refused.
+#[tokio::test]
+async fn key_files_that_are_wrong_are_refused_clearly_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Keys::open_or_create(dir.path(), now()).unwrap().server_pair(&names(), now()).unwrap();
-    fs::remove_file(dir.path().join("keys/ca.pem")).unwrap();
-    let second = Keys::open_or_create(dir.path(), now()).unwrap().server_pair(&names(), now()).unwrap();
-    assert_ne!(first.certificate, second.certificate);
-    let old = Keys::open_or_create(dir.path(), now()).unwrap().authority_pem();
-    let later = Keys::open_or_create(dir.path(), after_days(3400)).unwrap().authority_pem();
-    assert_ne!(old, later, "an authority is renewed while it can still outlive a leaf");
-}
-
-#[test]
-fn key_files_that_others_could_touch_are_refused_clearly() {
-    for (file, bad) in [("ca.pem", 0o640), ("token.key", 0o604), ("data.key", 0o660), ("admin.sha256", 0o644)] {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::open_or_create(dir.path(), now()).unwrap();
-        keys.write_kubeconfig(&dir.path().join("admin.kubeconfig"), "https://127.0.0.1:1").unwrap();
-        fs::set_permissions(dir.path().join("keys").join(file), fs::Permissions::from_mode(bad)).unwrap();
-        let error = Keys::open_or_create(dir.path(), now()).unwrap_err().to_string();
-        assert!(error.contains(file) && error.contains(&format!("its mode is {bad:04o}, and must be 0600")), "{error}");
+    let store = store(dir.path());
+    let before = marks(&open(&store, dir.path()).await.unwrap());
+    let ring = store.ring().await.unwrap();
+    let path = dir.path().join("key");
+    let good = fs::read(&path).unwrap();
+    let put = |content: &[u8], mode| {
+        fs::remove_file(&path).ok();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (content, mode, words) in [
+        (&good[..], 0o640, "its mode is 0640, and must be 0600"),
+        (&good, 0o604, "its mode is 0604, and must be 0600"),
+        (&good[..31], 0o600, "it has 31 bytes, and must have 32 random ones"),
+        (&[], 0o600, "it has 0 bytes"),
+        (&[7; 32], 0o600, "the key file does not match: the keys in the database are wrapped by key"),
+    ] {
+        put(content, mode);
+        let error = mainstay_runtime::failure::chain_of(&open(&store, dir.path()).await.unwrap_err());
+        assert!(error.contains(words), "{error}");
+        assert_eq!(store.ring().await.unwrap(), ring);
+        assert_eq!(fs::read(&path).unwrap(), content);
     }
-    let dir = tempfile::tempdir().unwrap();
-    Keys::open_or_create(dir.path(), now()).unwrap();
-    fs::set_permissions(dir.path().join("keys"), fs::Permissions::from_mode(0o750)).unwrap();
-    assert!(matches!(Keys::open_or_create(dir.path(), now()), Err(KeysError::Unsafe { .. })));
-}
-
-#[test]
-fn links_pipes_and_damaged_files_are_refused_without_a_hang() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Keys::open_or_create(dir.path(), now()).unwrap());
-    let key = dir.path().join("keys/token.key");
+    fs::remove_file(&path).unwrap();
+    let missing = open(&store, dir.path()).await.unwrap_err();
+    assert!(matches!(missing, KeysError::NoKeyFile { .. }), "{missing}");
+    assert!(!path.exists(), "no other key is made for keys that are there");
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, rustix::fs::Mode::from_bits_retain(0o600), 0).unwrap();
+    assert!(matches!(open(&store, dir.path()).await, Err(KeysError::Unsafe { .. })), "without a hang");
+    // A link to a good file is good: that is how Kubernetes hands out Secrets.
+    fs::remove_file(&path).unwrap();
     let elsewhere = dir.path().join("elsewhere");
-    fs::rename(&key, &elsewhere).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, &key).unwrap();
-    assert!(Keys::open_or_create(dir.path(), now()).is_err());
-    fs::remove_file(&key).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &key,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_bits_retain(0o600),
-        0,
-    )
-    .unwrap();
-    assert!(matches!(Keys::open_or_create(dir.path(), now()), Err(KeysError::Unsafe { .. })));
-    fs::remove_file(&key).unwrap();
-    fs::rename(&elsewhere, &key).unwrap();
-    for file in ["ca.pem", "token.key", "data.key"] {
-        let path = dir.path().join("keys").join(file);
-        let good = fs::read(&path).unwrap();
-        fs::write(&path, "not a key").unwrap();
-        let opened =
-            Keys::open_or_create(dir.path(), now()).map(|keys| crate::token::Tokens::check_key(keys.token_key()));
-        assert!(!matches!(opened, Ok(Ok(()))), "{file}");
-        fs::write(&path, good).unwrap();
+    fs::write(&elsewhere, &good).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o400)).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    assert_eq!(marks(&open(&store, dir.path()).await.unwrap()), before);
+}
+
+#[tokio::test]
+async fn what_was_changed_in_the_ring_or_moved_there_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    open(&store, dir.path()).await.unwrap();
+    let ring = store.ring().await.unwrap();
+    let data = ring.rows.iter().find(|row| *row.name == *"data").unwrap();
+    let admin = ring.rows.iter().find(|row| *row.name == *"admin").unwrap();
+    let mut flipped = data.wrapped.to_vec();
+    flipped[40] ^= 1;
+    for wrapped in [flipped.into(), admin.wrapped.clone(), "".into(), "x".repeat(99).into()] {
+        let generation = store.ring().await.unwrap().generation;
+        let row = mainstay_store::KeyRow { wrapped, ..data.clone() };
+        let change = mainstay_store::RingChange { generation, add: vec![row], remove: Vec::new() };
+        store.change_ring(change).await.unwrap().unwrap();
+        let error = open(&store, dir.path()).await.unwrap_err();
+        assert!(matches!(&error, KeysError::Unusable { name, version: 1, .. } if name == "data"), "{error}");
     }
 }
 
-#[test]
-fn the_kubeconfig_keeps_its_token_until_it_is_removed() {
+#[tokio::test]
+async fn the_kubeconfig_is_written_from_the_ring_and_a_rotation_ends_the_token_before() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.kubeconfig");
-    let keys = Keys::open_or_create(dir.path(), now()).unwrap();
-    assert!(!keys.is_admin_token(""), "nobody is admin before a kubeconfig is written");
+    let store = store(dir.path());
+    let keys = open(&store, dir.path()).await.unwrap();
+    assert!(!keys.is_admin_token(""));
     keys.write_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
     let first = token_of(&path);
     assert_eq!(mode(&path), 0o600);
@@ -151,17 +188,13 @@ fn the_kubeconfig_keeps_its_token_until_it_is_removed() {
     keys.write_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
     assert_eq!(inode(), before, "what is right is not written again");
 
-    let keys = Keys::open_or_create(dir.path(), now()).unwrap();
-    keys.write_kubeconfig(&path, "https://127.0.0.1:9999").unwrap();
-    assert_eq!(token_of(&path), first);
-    assert!(fs::read_to_string(&path).unwrap().contains("server: \"https://127.0.0.1:9999\""));
-    for file in fs::read_dir(dir.path().join("keys")).unwrap() {
-        let content = fs::read_to_string(file.unwrap().path()).unwrap();
-        assert!(!content.contains(&first), "the token itself is in the kubeconfig only");
-    }
-
     fs::remove_file(&path).unwrap();
     keys.write_kubeconfig(&path, "https://127.0.0.1:9999").unwrap();
-    assert_ne!(token_of(&path), first);
-    assert!(!keys.is_admin_token(&first), "the old token died");
+    assert_eq!(token_of(&path), first, "the other replicas' kubeconfigs live on");
+    assert!(fs::read_to_string(&path).unwrap().contains("server: \"https://127.0.0.1:9999\""));
+
+    keys.rotate(KeyName::Admin, now()).await.unwrap();
+    keys.write_kubeconfig(&path, "https://127.0.0.1:9999").unwrap();
+    assert!(keys.is_admin_token(&token_of(&path)) && !keys.is_admin_token(&first), "the old token died");
+    assert_eq!(keys.versions().iter().filter(|version| version.name == "admin").count(), 1);
 }

@@ -137,9 +137,8 @@ mod tests {
 
     #[test]
     fn a_nodes_certificate_names_it_and_a_servers_names_nobody() {
-        let dir = tempfile::tempdir().unwrap();
         let now = Clock::system().now();
-        let keys = Keys::open_or_create(dir.path(), now).unwrap();
+        let keys = Keys::ephemeral(now).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         // Whatever the request says, the certificate says what we do.
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -153,15 +152,13 @@ mod tests {
         let usage = parsed.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth);
         let names = server_names("127.0.0.1:0".parse().unwrap(), &[]);
-        let server = keys.server_pair(&names, now).unwrap().certificate;
+        let server = keys.leaf(None, &names, now).unwrap().certificate;
         assert_eq!(Peer::read(&server), None);
-        let verifier = Verifier::new(&[keys.authority()], &Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let verifier = Verifier::new(&keys.authorities(), &Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
         let verifier = verifier.unwrap();
         assert!(verifier.verify_client_cert(&certificate, &[], UnixTime::now()).is_ok());
         assert!(verifier.verify_client_cert(&server, &[], UnixTime::now()).is_err(), "it is no client's");
-        let others = tempfile::tempdir().unwrap();
-        let stranger =
-            Keys::open_or_create(others.path(), now).unwrap().sign_node(&request, "box", "u-1", now).unwrap();
+        let stranger = Keys::ephemeral(now).unwrap().sign_node(&request, "box", "u-1", now).unwrap();
         let stranger = CertificateDer::from_pem_slice(stranger.certificate.as_bytes()).unwrap();
         assert!(verifier.verify_client_cert(&stranger, &[], UnixTime::now()).is_err(), "another authority's");
     }

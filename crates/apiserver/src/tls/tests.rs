@@ -7,23 +7,23 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::keys::server_names;
+use crate::keys::{KeyName, server_names};
 
 struct Fixture {
+    /// The authority that the client knows.
+    trusted: String,
     keys: Keys,
     tls: Tls,
     names: Vec<String>,
     clock: Clock,
-    _dir: tempfile::TempDir,
 }
 
 fn fixture() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let keys = Keys::open_or_create(dir.path(), clock.now()).unwrap();
+    let keys = Keys::ephemeral(clock.now()).unwrap();
     let names = server_names("127.0.0.1:0".parse().unwrap(), &[]);
     let tls = Tls::new(&keys, &names, &clock).unwrap();
-    Fixture { keys, tls, names, clock, _dir: dir }
+    Fixture { trusted: keys.authority_pem(), keys, tls, names, clock }
 }
 
 impl Fixture {
@@ -35,7 +35,7 @@ impl Fixture {
         alpn: &[&str],
     ) -> Result<(Option<Vec<u8>>, CertificateDer<'static>), std::io::Error> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.keys.authority_pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.trusted.as_bytes()).unwrap()).unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.tls.provider))
             .with_protocol_versions(versions)
             .unwrap()
@@ -85,4 +85,27 @@ async fn a_certificate_is_swapped_while_serving() {
     fixture.tls.renew(&fixture.keys, &names, &fixture.clock).unwrap();
     let (_, second) = fixture.shake("mainstay.test", &versions, &[]).await.unwrap();
     assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn clients_of_every_authority_find_the_newest_until_theirs_is_retired() {
+    let mut fixture = fixture();
+    let versions = [&rustls::version::TLS13];
+    let (_, first) = fixture.shake("localhost", &versions, &[]).await.unwrap();
+    for _ in 0..2 {
+        fixture.keys.rotate(KeyName::Ca, fixture.clock.now()).await.unwrap();
+    }
+    fixture.tls.renew(&fixture.keys, &fixture.names, &fixture.clock).unwrap();
+    let (_, new) = fixture.shake("localhost", &versions, &[]).await.expect("who knows the first authority alone");
+    assert_ne!(first, new);
+    // One that knows the newest alone; it is the first of the bundle.
+    let old = std::mem::replace(&mut fixture.trusted, fixture.keys.authority_pem());
+    fixture.shake("localhost", &versions, &[]).await.expect("who knows the newest authority alone");
+    assert_eq!(fixture.keys.authority_pem().matches("BEGIN CERTIFICATE").count(), 3);
+
+    fixture.keys.retire(KeyName::Ca, &[1]).await.unwrap();
+    fixture.tls.renew(&fixture.keys, &fixture.names, &fixture.clock).unwrap();
+    assert!(!fixture.keys.authority_pem().contains(&old));
+    fixture.shake("localhost", &versions, &[]).await.expect("the newest is still there");
+    assert!(matches!(fixture.keys.retire(KeyName::Ca, &[3]).await, Err(KeysError::InUse { .. })));
 }

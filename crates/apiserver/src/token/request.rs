@@ -1,5 +1,7 @@
 //! The TokenRequest subresource of service accounts: its body in, its answer out.
 
+use std::time::Duration;
+
 use mainstay_api::{Fault, FieldError};
 use serde_json::{Value, json};
 
@@ -8,6 +10,8 @@ use super::{AUDIENCE, BoundKind, Issued, TokenError};
 /// Seconds of life when the request names none.
 pub const DEFAULT_SECONDS: i64 = 900;
 const SECONDS: std::ops::RangeInclusive<i64> = 600..=3600;
+/// No token lives longer.
+pub(crate) const LONGEST: Duration = Duration::from_hours(1);
 const MAX_AUDIENCES: usize = 8;
 const MAX_AUDIENCE_BYTES: usize = 256;
 

@@ -34,20 +34,19 @@ impl World {
 
 struct Fixture {
     tokens: Tokens,
+    keys: Keys,
     world: Arc<World>,
-    _dir: tempfile::TempDir,
 }
 
 fn fixture() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
     let clock = Clock::virtual_from("2026-03-01T12:00:00Z".parse().unwrap());
-    let keys = Keys::open_or_create(dir.path(), clock.now()).unwrap();
+    let keys = Keys::ephemeral(clock.now()).unwrap();
     let world = Arc::new(World::default());
     world.put(SERVICE_ACCOUNTS, "default", "sa-1", None, false);
     world.put(SESSIONS, "a", "s-1", Some(1), false);
     world.put(SESSIONS, "b", "s-2", Some(1), false);
-    let tokens = Tokens::new(&keys, Arc::clone(&world) as Arc<dyn Subjects>, clock).unwrap();
-    Fixture { tokens, world, _dir: dir }
+    let tokens = Tokens::new(&keys, Arc::clone(&world) as Arc<dyn Subjects>, clock);
+    Fixture { tokens, keys, world }
 }
 
 fn request(spec: &Value) -> Result<TokenRequest, TokenError> {
@@ -76,7 +75,7 @@ impl Fixture {
             "mainstay.dev": {"namespace": "team", "serviceaccount": {"name": "default", "uid": "sa-1"}},
         });
         change(&mut claims);
-        self.tokens.signer.sign(claims.to_string().as_bytes()).unwrap()
+        self.keys.signer().unwrap().sign(claims.to_string().as_bytes()).unwrap()
     }
 
     fn now(&self) -> i64 {
@@ -339,4 +338,29 @@ fn a_stored_session_is_read_as_far_as_tokens_need() {
         let expected = Subject { uid: "u".into(), run, ended };
         assert_eq!(subjects::subject(&object(resource, body)), expected, "{resource} {body}");
     }
+}
+
+#[tokio::test]
+async fn tokens_outlive_a_rotation_and_die_with_the_version_that_signed_them() {
+    let fixture = fixture();
+    let issue = async || {
+        let issued = fixture.tokens.issue(&request(&json!({})).unwrap()).await.unwrap();
+        issued.token.to_string()
+    };
+    let header = |token: &str| token.split_once('.').unwrap().0.to_owned();
+    let (old, unseen) = (issue().await, issue().await);
+    fixture.tokens.verify(&old).await.unwrap();
+    let now = "2026-03-01T12:00:00Z".parse().unwrap();
+    assert_eq!(fixture.keys.rotate(crate::keys::KeyName::Tokens, now).await.unwrap(), 2);
+    let new = issue().await;
+    assert_ne!(header(&new), header(&old));
+    for token in [&old, &unseen, &new] {
+        fixture.tokens.verify(token).await.unwrap();
+    }
+    // The signature of one that was seen is remembered; that does not save it.
+    fixture.keys.retire(crate::keys::KeyName::Tokens, &[1]).await.unwrap();
+    for token in [&old, &unseen] {
+        assert!(matches!(fixture.tokens.verify(token).await, Err(TokenError::NotOurs)));
+    }
+    fixture.tokens.verify(&new).await.unwrap();
 }

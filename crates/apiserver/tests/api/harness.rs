@@ -61,7 +61,7 @@ impl Answer {
 /// A server over a store, with `subjects` to say what tokens speak for.
 fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects: Arc<dyn Subjects>) -> ApiServer {
     let (keys, tasks, store) = parts;
-    let tokens = Arc::new(Tokens::new(keys, subjects, Clock::system()).unwrap());
+    let tokens = Arc::new(Tokens::new(keys, subjects, Clock::system()));
     let access = Access {
         authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
         tokens,
@@ -71,7 +71,7 @@ fn serve(parts: (&Arc<Keys>, &Tasks, &Arc<dyn Store>), limits: Limits, subjects:
         store: store.clone(),
         registry: Arc::new(Registry::standard()),
         access,
-        sealer: Arc::new(Sealer::new(keys).unwrap()),
+        sealer: Arc::new(Sealer::new(keys)),
         clock: Clock::system(),
         tasks: tasks.clone(),
         duties: Duties::new(tasks.clone(), Clock::system(), store.leases()),
@@ -111,7 +111,7 @@ impl Harness {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let tasks = Tasks::new();
         let store: Arc<dyn Store> = SqliteStore::open(Options { max_pages, ..Options::new(dir.path()) }).unwrap();
-        let keys = Arc::new(Keys::open_or_create(dir.path(), Clock::system().now()).unwrap());
+        let keys = Arc::new(Keys::ephemeral(Clock::system().now()).unwrap());
         let server = serve((&keys, &tasks, &store), limits, subjects(store.clone()));
         let harness = Self { server, keys, tasks, store, dir };
         harness.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);

@@ -5,6 +5,7 @@ mod bad_input;
 mod crud;
 mod deletion;
 mod harness;
+mod keys;
 mod kube_client;
 mod leftovers;
 mod limits;

@@ -59,15 +59,15 @@ impl Server {
         let store: Arc<dyn Store> = SqliteStore::open(Options::new(dir.path())).unwrap();
         let registry = Arc::new(Registry::standard());
         rbac::bootstrap(&store, &registry, &clock).await.unwrap();
-        let keys = Arc::new(Keys::open_or_create(dir.path(), clock.now()).unwrap());
+        let keys = Arc::new(Keys::ephemeral(clock.now()).unwrap());
         let subjects = Arc::new(StoreSubjects::new(store.clone()));
-        let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()).unwrap());
+        let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()));
         let access = Access {
             authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
             tokens,
             authorizer: Authorizer::new(store.clone()),
         };
-        let sealer = Arc::new(Sealer::new(&keys).unwrap());
+        let sealer = Arc::new(Sealer::new(&keys));
         let (limits, version) = (Limits::default(), "0.1.0");
         let duties = Duties::new(tasks.clone(), clock.clone(), store.leases());
         let metrics = mainstay_apiserver::metrics::registry();

@@ -208,15 +208,15 @@ async fn server(dir: &Path, tasks: &Tasks) -> anyhow::Result<ApiServer> {
     let store: Arc<dyn Store> = SqliteStore::open(options)?;
     let registry = Arc::new(Registry::standard());
     rbac::bootstrap(&store, &registry, &clock).await?;
-    let keys = Arc::new(Keys::open_or_create(dir, clock.now())?);
+    let keys = Arc::new(Keys::ephemeral(clock.now())?);
     let subjects = Arc::new(StoreSubjects::new(store.clone()));
-    let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone())?);
+    let tokens = Arc::new(Tokens::new(&keys, subjects, clock.clone()));
     let access = Access {
         authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
         tokens,
         authorizer: Authorizer::new(store.clone()),
     };
-    let sealer = Arc::new(Sealer::new(&keys)?);
+    let sealer = Arc::new(Sealer::new(&keys));
     let (limits, version) = (Limits::default(), "0.1.0");
     let duties = Duties::new(tasks.clone(), clock.clone(), store.leases());
     let metrics = mainstay_apiserver::metrics::registry();

@@ -61,7 +61,7 @@ impl Drop for Peer {
 pub(crate) async fn serve() -> anyhow::Result<()> {
     let dir = std::env::args_os().nth(2).context("a directory")?;
     let (clock, tasks) = (Clock::system(), Tasks::new());
-    let keys = Keys::open_or_create(dir.as_ref(), clock.now())?;
+    let keys = Keys::ephemeral(clock.now())?;
     let tls = Tls::new(&keys, &["localhost".to_owned()], &clock)?;
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("https://{}", socket.local_addr()?);

@@ -12,7 +12,7 @@ use mainstay_store::sqlite::backup::{Progress, STATE, copy};
 use super::failure::{CliError, CliResult};
 use super::fsck;
 use super::offline::{contents, examine, size};
-use crate::archive::{self, Archive, ArchiveError, Manifest, PARTS, Work};
+use crate::archive::{self, Archive, ArchiveError, KEY, KUBECONFIG, Manifest, PARTS, Work};
 use crate::output;
 use crate::output::progress::Meter;
 
@@ -23,8 +23,9 @@ Examples:
   mainstay backup --to /backup/mainstay-$(date +%F).tar
   mainstay backup --data-dir /srv/mainstay --to - | age -r age1... > mainstay.tar.age
 
-The file holds everything that was acknowledged before, and the keys: keep it as you keep secrets. It is checked before it
-has its name. Beside it, room for twice its size is needed meanwhile. Workspaces and logs of sandboxes are not in it.")]
+The file holds everything that was acknowledged before, and DIR/key, which opens its secrets: keep it as you keep those. A key
+file that is kept elsewhere, or left out by --without-key, is not in it: then the two are worth nothing without each other.
+It is checked before it has its name. Beside it, room for twice its size is needed meanwhile. Workspaces and logs of sandboxes are not in it.")]
 pub(crate) struct BackupArgs {
     /// The file, or - for standard output
     #[arg(long, value_name = "FILE|-")]
@@ -32,6 +33,12 @@ pub(crate) struct BackupArgs {
     /// Where everything is kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     data_dir: PathBuf,
+    /// The file with the key that wraps the others, to check them with; DIR/key if none is named
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
+    key_file: Option<PathBuf>,
+    /// Leave DIR/key out: the backup then opens nothing, and is of no use, without it
+    #[arg(long)]
+    without_key: bool,
 }
 
 /// Runs `mainstay backup`.
@@ -45,7 +52,7 @@ pub(crate) fn run(args: &BackupArgs) -> CliResult {
             ));
         }
         let work = Work::beside(&args.data_dir.join("backup"))?;
-        let manifest = gather(&args.data_dir, work.path(), tell)?;
+        let manifest = gather(args, work.path(), tell)?;
         let bytes = archive::write(work.path(), &manifest, io::stdout().lock(), tell)?;
         drop(meter);
         output::note(summary(args, &manifest, bytes));
@@ -55,7 +62,7 @@ pub(crate) fn run(args: &BackupArgs) -> CliResult {
         return Err(CliError::Usage(format!("--to {}: name a file", args.to.display())));
     }
     let work = Work::beside(&args.to)?;
-    let manifest = gather(&args.data_dir, work.path(), tell)?;
+    let manifest = gather(args, work.path(), tell)?;
     let made = work.path().join("archive");
     let bytes = make(work.path(), &manifest, &made, tell)?;
     let mut written = Archive::open(&made, tell)?;
@@ -70,13 +77,19 @@ pub(crate) fn run(args: &BackupArgs) -> CliResult {
 }
 
 /// Brings all parts into a directory, and checks them there: what is in the file is what was checked.
-fn gather(dir: &Path, into: &Path, tell: Progress<'_>) -> CliResult<Manifest> {
+fn gather(args: &BackupArgs, into: &Path, tell: Progress<'_>) -> CliResult<Manifest> {
+    let dir = &*args.data_dir;
     let state = copy(dir, &into.join(STATE), tell)?;
     // After the database: a key that it needs is never taken away.
-    for name in PARTS.into_iter().filter(|name| *name != STATE) {
+    let apart = args.without_key || !dir.join(KEY).exists();
+    // The admin's token would be readable there; a start writes that file from the database.
+    let secret = |name: &str| name == KEY || (name == KUBECONFIG && !dir.join("keys").exists());
+    for name in PARTS.into_iter().filter(|name| *name != STATE && !(apart && secret(name))) {
         take(&dir.join(name), &into.join(name))?;
     }
-    let report = examine(into, tell)?;
+    let taken = Some(into.join(KEY)).filter(|taken| taken.exists());
+    let key = taken.or_else(|| args.key_file.clone()).unwrap_or_else(|| dir.join(KEY));
+    let report = examine(into, Some(&key), tell)?;
     if !report.is_clean() {
         fsck::show(&report)?;
         return Err(CliError::Failed(format!(
@@ -122,9 +135,13 @@ fn summary(args: &BackupArgs, manifest: &Manifest, bytes: u64) -> String {
     } else {
         "read back, digests and database"
     };
+    let secrets = if manifest.parts.iter().any(|part| part.name == KEY || part.name.starts_with("keys/")) {
+        "It holds secrets: with its keys, every Secret and Credential and the admin's token can be read."
+    } else {
+        "Its key file is not in it: it is of no use without that one. Keep the two apart."
+    };
     format!(
-        "{} is backed up to {to}\n  state    {}\n  size     {}\n  checked  {checked}\n  It holds secrets: with its keys, every \
-         Secret and Credential and the admin's token can be read.",
+        "{} is backed up to {to}\n  state    {}\n  size     {}\n  checked  {checked}\n  {secrets}",
         args.data_dir.display(),
         contents(&manifest.state),
         size(bytes),

@@ -23,6 +23,9 @@ pub(crate) struct FsckArgs {
     /// Where everything is kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     data_dir: PathBuf,
+    /// The file with the key that wraps the others, to check them with; DIR/key if none is named
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
+    key_file: Option<PathBuf>,
     /// Give the report as JSON
     #[arg(long)]
     json: bool,
@@ -31,7 +34,7 @@ pub(crate) struct FsckArgs {
 /// Runs `mainstay fsck`.
 pub(crate) fn run(args: &FsckArgs) -> CliResult {
     let meter = Meter::start();
-    let report = examine(&args.data_dir, &mut |step, done, all| meter.tell(step, done, all));
+    let report = examine(&args.data_dir, args.key_file.as_deref(), &mut |step, done, all| meter.tell(step, done, all));
     drop(meter);
     // That it cannot be looked at has a code of its own, whatever the reason.
     let report = report.map_err(|error| CliError::Usage(CliError::from(error).to_string()))?;

@@ -12,6 +12,7 @@ use mainstay_store::sqlite::moved::MOVED;
 use super::failure::{CliError, CliResult};
 use super::fsck;
 use super::offline::{contents, examine};
+use crate::archive::KEY;
 use crate::database::DatabaseArgs;
 use crate::output;
 use crate::output::progress::Meter;
@@ -25,12 +26,16 @@ Examples:
 
 The server must be stopped, and the database must be one that no server has used; sandboxes go on. All of it is moved or
 nothing. Objects keep their uids and resourceVersions, messages their numbers, operations their attempts and journals. Watches
-and lists that were begun before end with 410 and are begun anew. The keys stay in the directory, which is served with
---database from then on; without, it is refused, until DIR/moved-to-postgres is removed: then it goes on with what it had.")]
+and lists that were begun before end with 410 and are begun anew. The keys go along, wrapped; their key file stays, and
+every replica is given it (--key-file). The directory is served with --database from then on; without, it is refused, until
+DIR/moved-to-postgres is removed: then it goes on with what it had.")]
 pub(crate) struct MigrateArgs {
     /// Where everything is kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     data_dir: PathBuf,
+    /// The file with the key that wraps the others, to check them with; DIR/key if none is named
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
+    key_file: Option<PathBuf>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -45,7 +50,13 @@ pub(crate) fn run(args: &MigrateArgs) -> CliResult {
     let tell: Progress<'_> = &mut |step, done, all| meter.tell(step, done, all);
     let dir = &args.data_dir;
     let migration = Migration::begin(dir)?;
-    let report = examine(dir, tell)?;
+    if dir.join("keys").exists() {
+        return Err(CliError::Refused(format!(
+            "{} has its keys as files, as an earlier version left them: start it once with this one, which takes them over",
+            dir.display()
+        )));
+    }
+    let report = examine(dir, args.key_file.as_deref(), tell)?;
     if !report.is_clean() {
         drop(meter);
         fsck::show(&report)?;
@@ -56,8 +67,10 @@ pub(crate) fn run(args: &MigrateArgs) -> CliResult {
     let how = if migrated.repeated { "had moved" } else { "has moved" };
     output::line(format_args!("{} {how} to {address}", dir.display()))?;
     output::line(format_args!("  state    {}", contents(&migrated.contents)))?;
-    output::line(format_args!("  left     {} says so; the keys stay in the directory", dir.join(MOVED).display()))?;
-    output::line(format_args!("  next     mainstay serve --data-dir {} --database URL", dir.display()))?;
+    output::line(format_args!("  left     {} says so", dir.join(MOVED).display()))?;
+    let key = args.key_file.clone().unwrap_or_else(|| dir.join(KEY));
+    let (dir, key) = (dir.display(), key.display());
+    output::line(format_args!("  next     mainstay serve --data-dir {dir} --database URL --key-file {key}"))?;
     Ok(())
 }
 

@@ -9,14 +9,18 @@ use mainstay_store::StoreError;
 use mainstay_store::sqlite::StateError;
 use mainstay_store::sqlite::backup::{Contents, Progress};
 use mainstay_store::sqlite::check::{Fault, Report, check};
+use mainstay_store::sqlite::keyring::look_at_ring;
 
 use super::failure::CliError;
 use crate::archive::ArchiveError;
 
-/// Checks a directory's database and keys, each against the other.
-pub(super) fn examine(dir: &Path, tell: Progress<'_>) -> Result<Report, StateError> {
+/// Checks a directory's database and keys, each against the other. `key_file` wraps them; the directory's own, if none is
+/// named.
+pub(super) fn examine(dir: &Path, key_file: Option<&Path>, tell: Progress<'_>) -> Result<Report, StateError> {
     let registry = Registry::standard();
-    let (audit, keys) = Audit::of(&registry, dir);
+    // What cannot be read of it is a fault that the check of the database finds.
+    let ring = look_at_ring(dir).unwrap_or_default();
+    let (audit, keys) = Audit::of(&registry, dir, key_file, &ring);
     let mut report = check(dir, &mut |object| audit.look(object), tell)?;
     for (meaning, remedy) in keys {
         report.add(Fault { check: "keys", place: "keys".to_owned(), meaning, remedy });

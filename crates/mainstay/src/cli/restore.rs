@@ -9,7 +9,7 @@ use mainstay_store::sqlite::restore::Restore;
 use super::failure::{CliError, CliResult};
 use super::fsck;
 use super::offline::{contents, examine};
-use crate::archive::{Archive, Manifest};
+use crate::archive::{Archive, KEY, Manifest};
 use crate::output;
 use crate::output::progress::Meter;
 
@@ -34,6 +34,9 @@ pub(crate) struct RestoreArgs {
     /// Where everything is to be kept
     #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA_DIR", default_value_os_t = crate::connect::default_data_dir())]
     data_dir: PathBuf,
+    /// The file with the key that wraps the others, to check them with; DIR/key if none is named
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
+    key_file: Option<PathBuf>,
     /// Set aside a state that is there already
     #[arg(long)]
     replace: bool,
@@ -50,7 +53,10 @@ pub(crate) fn run(args: &RestoreArgs) -> CliResult {
     restore.above(Revision(mainstay_node::agent::newest_term(&dir.join("node"))));
     let has_clock = dir.join(CLOCK).exists();
     archive.extract(&restore.place(), |name| name != CLOCK || !has_clock, tell)?;
-    let report = examine(&restore.place(), tell)?;
+    // Whose key file is kept apart has it there already.
+    let own = Some(restore.place().join(KEY)).filter(|own| own.exists());
+    let key = own.or_else(|| args.key_file.clone()).unwrap_or_else(|| dir.join(KEY));
+    let report = examine(&restore.place(), Some(&key), tell)?;
     if !report.is_clean() || report.contents != Some(archive.manifest.state) {
         fsck::show(&report)?;
         return Err(CliError::Failed(format!("nothing was restored: {} is not what it says", args.file.display())));

@@ -53,6 +53,9 @@ pub(crate) struct ServeArgs {
     /// Seconds for everything to finish after SIGTERM; a second signal ends it at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=3_600))]
     pub(crate) grace_period: u16,
+    /// The file with the key that wraps all others: 32 random bytes, 0600; DIR/key if none is named, made at the first start
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     /// What to log, such as info or mainstay_controllers=debug
     #[arg(long, value_name = "FILTER", env = "MAINSTAY_LOG", default_value = "info")]
     pub(crate) log: String,

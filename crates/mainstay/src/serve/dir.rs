@@ -11,6 +11,11 @@ pub(crate) fn kubeconfig(dir: &Path) -> PathBuf {
     dir.join("admin.kubeconfig")
 }
 
+/// The file that holds the key that wraps all others, if no other is named.
+pub(crate) fn key(dir: &Path) -> PathBuf {
+    dir.join("key")
+}
+
 /// The file that holds the URL of the running server.
 pub(crate) fn endpoint(dir: &Path) -> PathBuf {
     dir.join("endpoint")

@@ -68,8 +68,7 @@ const FAULTS: [(&str, &str, &str); 9] = [
 /// A copy of a directory without a server.
 fn copy_of(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    fs::create_dir(copy.path().join("keys")).unwrap();
-    for name in ["state.db", "keys/ca.pem", "keys/token.key", "keys/data.key", "keys/admin.sha256"] {
+    for name in ["state.db", "key"] {
         fs::copy(dir.join(name), copy.path().join(name)).unwrap();
     }
     copy
@@ -111,31 +110,44 @@ fn what_is_wrong_in_objects_and_keys_is_found_and_not_backed_up() {
 }
 
 fn keys(well: &Path) {
-    for (name, content, meaning) in [
-        ("data.key", None, "data.key is missing"),
-        ("data.key", Some("bm8ga2V5"), "data.key does not hold a key"),
-        ("data.key", Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "encrypted under an unknown key"),
-        ("ca.pem", None, "ca.pem is missing"),
-        ("ca.pem", Some("no certificate"), "ca.pem cannot be used"),
-        ("token.key", Some("?"), "token.key does not hold a key"),
-        ("admin.sha256", None, "admin.sha256 is missing"),
-    ] {
+    let found = |change: &dyn Fn(&Path), meaning: &str| {
         let copy = copy_of(well);
-        let path = copy.path().join("keys").join(name);
-        match content {
-            Some(content) => fs::write(&path, content).unwrap(),
-            None => fs::remove_file(&path).unwrap(),
-        }
+        change(copy.path());
         let found = faults(copy.path());
-        assert!(
-            found.iter().any(|(_, what)| what.contains(meaning)),
-            "{name} {content:?}: {meaning}\nfound {found:#?}"
-        );
+        assert!(found.iter().any(|(_, what)| what.contains(meaning)), "{meaning}\nfound {found:#?}");
+    };
+    let key = |content: Option<&'static [u8]>| {
+        move |dir: &Path| match content {
+            Some(content) => fs::write(dir.join("key"), content).unwrap(),
+            None => fs::remove_file(dir.join("key")).unwrap(),
+        }
+    };
+    found(&key(None), "/key is missing");
+    found(&key(Some(b"short")), "it has 5 bytes, and must have 32 random ones");
+    found(&key(Some(&[0; 32])), "the key file does not match: the keys in the database are wrapped by key ");
+    found(
+        &|dir| {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(dir.join("key"), fs::Permissions::from_mode(0o644)).unwrap();
+        },
+        "its mode is 0644",
+    );
+    for (change, meaning) in [
+        ("DELETE FROM keyring WHERE name = 'tokens'", "there is no version of the key tokens"),
+        ("UPDATE keyring SET wrapped = x'00' WHERE name = 'ca'", "version 1 of the key ca cannot be used"),
+        (
+            "UPDATE keyring SET name = 'data', version = 2 WHERE name = 'admin'",
+            "version 2 of the key data cannot be used",
+        ),
+        ("UPDATE keyring SET version = 2 WHERE name = 'data'", "version 2 of the key data cannot be used"),
+        ("DELETE FROM keyring WHERE name = 'data'", "there is no data key"),
+    ] {
+        let change = |dir: &Path| {
+            let database = Connection::open(dir.join("state.db")).unwrap();
+            assert_eq!(database.execute(change, []).unwrap(), 1, "{change}");
+        };
+        found(&change, meaning);
     }
-    let copy = copy_of(well);
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(copy.path().join("keys/data.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(faults(copy.path()).iter().any(|(_, what)| what.contains("its mode is 0644")));
 }
 
 fn refused(well: &Path) {
@@ -146,7 +158,7 @@ fn refused(well: &Path) {
         backup.arg("--to").arg(&file);
         finish(backup, "")
     };
-    fs::remove_file(well.join("keys/data.key")).unwrap();
+    fs::remove_file(well.join("key")).unwrap();
     let done = backup(well);
     assert!(done.out.contains("there is no data key"), "{done:?}");
     assert!(done.failed(1).contains("nothing was backed up"));

@@ -1,5 +1,8 @@
 //! Tokens that are forged, stale, or used for more than they are for.
 
+use std::io::Write as _;
+use std::path::Path;
+
 use super::*;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -27,10 +30,16 @@ fn signed(key: &EcdsaKeyPair, header: &str, claims: &Value) -> String {
     format!("{text}.{}", URL.encode(signature))
 }
 
-/// The server's own key, out of its data directory.
-fn own_key(server: &Server) -> EcdsaKeyPair {
-    let text = std::fs::read_to_string(server.data_dir().join("keys/token.key")).unwrap();
-    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64_STANDARD.decode(text.trim()).unwrap()).unwrap()
+/// A signing key as an earlier version kept it: a server that finds it there takes it over, and signs with it.
+fn own_key(data_dir: &Path) -> EcdsaKeyPair {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let document = key.to_pkcs8v1().unwrap();
+    let dir = data_dir.join("keys");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join("token.key"));
+    file.unwrap().write_all(BASE64_STANDARD.encode(document.as_ref()).as_bytes()).unwrap();
+    key
 }
 
 fn changed(claims: &Value, pointer: &str, value: impl Into<Value>) -> Value {
@@ -41,13 +50,16 @@ fn changed(claims: &Value, pointer: &str, value: impl Into<Value>) -> Value {
 
 #[test]
 fn forged_and_stale_tokens_are_refused() {
-    let bothered = Bothered::with_session();
+    let mut server = Server::idle(env!("CARGO_BIN_EXE_mainstay")).unwrap();
+    let own = own_key(&server.data_dir());
+    server.restart().unwrap();
+    let bothered = Bothered::with_session_on(server);
     let wire = &bothered.wire;
     let good = issued(wire, &json!({}));
     assert_eq!(wire.call_as(&good, "GET", "/api", "", "").status, 200, "the token that all others are made from");
     let (header, claims, signature) = parts(&good);
     let body = URL.encode(claims.to_string());
-    let (own, other) = (own_key(&bothered.server), EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
+    let other = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let under = |header: &str| URL.encode(header);
     let none = under(r#"{"alg":"none","typ":"JWT"}"#);
     let now = claims["iat"].as_i64().unwrap();

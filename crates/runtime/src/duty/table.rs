@@ -15,6 +15,16 @@ pub const CERTIFICATE: Duty = Duty {
     ..USUAL
 };
 
+/// Keeps this process's keys in step with the ring.
+pub const KEYRING: Duty = Duty {
+    name: "keyring",
+    schedule: every(Duration::from_secs(5)),
+    timeout: Duration::from_secs(30),
+    place: EachProcess,
+    why: "reads the ring of keys, also when nothing says that it changed; a version is used only some seconds later",
+    ..USUAL
+};
+
 /// Removes what belongs to no session.
 pub const LEFTOVERS: Duty = Duty {
     name: "leftovers",
@@ -66,6 +76,16 @@ pub const QUOTA_STATUS: Duty = Duty {
     ..USUAL
 };
 
+/// Brings old keys to their end.
+pub const RESEAL: Duty = Duty {
+    name: "reseal",
+    schedule: every(Duration::from_mins(1)),
+    timeout: Duration::from_mins(10),
+    place: Singleton,
+    why: "seals anew what is under an old data key, each object only if it is what was read; retires what nothing needs",
+    ..USUAL
+};
+
 /// Writes the newest activity of sessions.
 pub const SESSION_ACTIVITY: Duty = Duty {
     name: "session-activity",
@@ -77,8 +97,17 @@ pub const SESSION_ACTIVITY: Duty = Duty {
 };
 
 /// Every duty there is, in order of names.
-pub const ALL: [&Duty; 7] =
-    [&CERTIFICATE, &LEFTOVERS, &NODE_CERTIFICATE, &OPERATIONS, &ORPHANS, &QUOTA_STATUS, &SESSION_ACTIVITY];
+pub const ALL: [&Duty; 9] = [
+    &CERTIFICATE,
+    &KEYRING,
+    &LEFTOVERS,
+    &NODE_CERTIFICATE,
+    &OPERATIONS,
+    &ORPHANS,
+    &QUOTA_STATUS,
+    &RESEAL,
+    &SESSION_ACTIVITY,
+];
 
 /// What most duties have in common.
 const USUAL: Duty = Duty {

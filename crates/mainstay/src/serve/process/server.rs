@@ -22,7 +22,7 @@ use mainstay_store::Store;
 
 use super::Process;
 use crate::serve::role::Role;
-use crate::serve::{breakers, dir, figures, name, node, operations as work, room, state};
+use crate::serve::{breakers, dir, figures, keys, name, node, operations as work, room, state};
 
 /// The counter of starts.
 const STARTS: &str = "starts";
@@ -75,7 +75,7 @@ pub(crate) async fn store(process: &mut Process) -> anyhow::Result<()> {
     );
     let (store, held) = state::open(&dir, address.as_ref())?;
     state::guard(&process.tasks, &store);
-    let keys = Arc::new(Keys::open_or_create(&dir, process.clock.now()).context("open the keys")?);
+    let keys = keys::open(process, &store, address.is_some()).await?;
     process.served = Some(Served {
         duties: Duties::new(process.tasks.clone(), process.clock.clone(), store.leases()),
         registry: Arc::new(Registry::standard()),
@@ -86,7 +86,7 @@ pub(crate) async fn store(process: &mut Process) -> anyhow::Result<()> {
         keys,
         api: None,
     });
-    ready(Ok(())).await
+    Ok(())
 }
 
 /// When nothing can write any more.
@@ -111,7 +111,7 @@ pub(crate) async fn listener(process: &mut Process) -> anyhow::Result<()> {
     let (keys, listen) = (served.keys.clone(), process.args.listen);
     let names = server_names(listen, &process.args.tls_names);
     let tls = Tls::new(&keys, &names, &process.clock).context("set up TLS")?;
-    tls.keep_current(keys, names, process.clock.clone(), &served.duties);
+    tls.keep_current(Keys::clone(&keys), names, process.clock.clone(), &process.tasks, &served.duties);
     let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
     let server = api_server(process, &served)?;
     server.set_gates(served.gates.clone());
@@ -132,8 +132,7 @@ pub(crate) async fn listener(process: &mut Process) -> anyhow::Result<()> {
 fn api_server(process: &Process, served: &Served) -> anyhow::Result<ApiServer> {
     let (store, keys) = (served.store.clone(), &served.keys);
     let subjects = Arc::new(StoreSubjects::new(store.clone()));
-    let tokens = Tokens::new(keys, subjects, process.clock.clone()).context("open the token-signing key")?;
-    let tokens = Arc::new(tokens);
+    let tokens = Arc::new(Tokens::new(keys, subjects, process.clock.clone()));
     let access = Access {
         authenticator: Arc::new(Authenticator::new(keys.clone(), tokens.clone())),
         tokens,
@@ -149,7 +148,7 @@ fn api_server(process: &Process, served: &Served) -> anyhow::Result<ApiServer> {
         store,
         registry: served.registry.clone(),
         access,
-        sealer: Arc::new(Sealer::new(keys).context("open the data key")?),
+        sealer: Arc::new(Sealer::new(keys)),
         clock: process.clock.clone(),
         tasks: process.tasks.clone(),
         duties: served.duties.clone(),
@@ -173,6 +172,7 @@ pub(crate) async fn records(process: &mut Process) -> anyhow::Result<()> {
     if !recorded {
         room::waited_for(&process.tasks, || record(process, &served, &url)).await?;
     }
+    keys::keep_kubeconfig(process, &served.keys, url);
     Ok(())
 }
 
