@@ -23,9 +23,9 @@ pub struct Options {
     pub ring_bytes: usize,
     /// Bytes that may wait for one watcher before it is ended as slow: 8 MiB.
     pub watcher_bytes: usize,
-    /// Writes that may wait before [`StoreError::Busy`]: 8,192.
+    /// Writes that may wait before [`StoreError::Busy`](crate::StoreError::Busy): 8,192.
     pub queue_items: usize,
-    /// Bytes of writes that may wait before [`StoreError::Busy`]: 64 MiB.
+    /// Bytes of writes that may wait before [`StoreError::Busy`](crate::StoreError::Busy): 64 MiB.
     pub queue_bytes: usize,
     /// History younger than this is kept: 5 minutes.
     pub retain_for: Duration,

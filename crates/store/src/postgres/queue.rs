@@ -117,6 +117,12 @@ const fn code(state: State) -> i16 {
     }
 }
 
+/// The database's text has no NUL, and a backend may say one.
+fn without_nul(note: &Note) -> Note {
+    let clean = |text: &str| text.replace('\0', "\u{fffd}");
+    Note { reason: clean(&note.reason), message: clean(&note.message), ..note.clone() }
+}
+
 impl PostgresStore {
     /// When an attempt is due that a caller reckoned by its own clock: for the database so much later than now.
     fn due(&self, run_at_ms: i64) -> (&'static str, i64) {
@@ -130,7 +136,7 @@ impl PostgresStore {
         let mut how = json!({ "uid": attempt.id, "attempt": attempt.number });
         let note = |how: &mut Value, note: &Option<Note>| {
             if let Some(note) = note {
-                how["note"] = json!(note);
+                how["note"] = json!(without_nul(note));
             }
         };
         let due = |how: &mut Value, sort: &str, run_at_ms| {
@@ -143,7 +149,7 @@ impl PostgresStore {
                 due(&mut how, "retry", run_at_ms);
                 note(&mut how, &Some(failed));
                 if let Some(undoing) = undoing {
-                    how["undoing"] = json!(undoing);
+                    how["undoing"] = json!(without_nul(&undoing));
                 }
             }
             Settlement::Later { run_at_ms } => due(&mut how, "later", run_at_ms),

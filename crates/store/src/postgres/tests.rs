@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::{Address, Options, PostgresStore, Time};
 use crate::conformance::{Effort, Fixture, check};
-use crate::object::{Draft, Key, Revision, Write};
+use crate::object::{Draft, Key, Meta, Revision, Write};
+use crate::operation::{Claim, Note, OPERATIONS, Queue as _, Queued, Settlement};
 use crate::watch::Scope;
 use crate::{Fence, Store, StoreError};
 
@@ -162,7 +163,9 @@ async fn leases_spread_over_the_replicas() {
             }
         }));
     };
-    NAMES.iter().for_each(|name| want(&one, name));
+    for name in NAMES {
+        want(&one, name);
+    }
     let until = |wanted: &'static [[usize; 2]]| {
         let (one, two) = (&one, &two);
         async move {
@@ -172,9 +175,40 @@ async fn leases_spread_over_the_replicas() {
         }
     };
     soon(until(&[[5, 0]])).await;
-    NAMES.iter().for_each(|name| want(&two, name));
+    for name in NAMES {
+        want(&two, name);
+    }
     soon(until(&[[3, 2]])).await;
     tasks.shutdown(Duration::from_secs(10)).await.unwrap();
     one.close().await;
     two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_says_what_no_text_can_hold_is_noted_and_harms_nobody_beside_it() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let store = PostgresStore::open(Options::new(Address::parse(&database.url).unwrap(), "one")).unwrap();
+    let queued = Queued {
+        lane: "lane".into(),
+        handler: "noop".into(),
+        priority: 0,
+        run_at_ms: 0,
+        concurrency_key: None,
+        cancelled: false,
+        replays: 0,
+        created_ms: 1,
+    };
+    let meta = Arc::new(Meta { uid: "uid".into(), ..Meta::default() });
+    let draft = Draft { head: "{\"r\":\"".into(), tail: "\"}".into(), meta, queued: Some(Arc::new(queued)) };
+    let key = Key::new(OPERATIONS, "a", "one");
+    store.write(Write::Create { key, draft, requires: None }).await.unwrap();
+    let claim = Claim { limit: 1, per_lane: 1, lease: Duration::from_mins(1), now_ms: 0 };
+    let claimed = store.claim(claim).await.unwrap().claimed.remove(0);
+    let note = Note { attempt: 1, started_ms: 1, ended_ms: 2, reason: "Transient".into(), message: "a\0b".into() };
+    let retry = Settlement::Retry { run_at_ms: 0, note, undoing: None };
+    let (settled, beside) = futures::join!(store.settle(&claimed.attempt, retry), store.write(create("beside")));
+    assert!(settled.is_ok() && beside.is_ok(), "{settled:?} {beside:?}");
+    let standing = store.operations(vec!["uid".into()]).await.unwrap().remove(0).unwrap();
+    assert_eq!(standing.row.history[0].message, "a\u{fffd}b");
+    store.close().await;
 }

@@ -22,7 +22,7 @@ pub(crate) fn create(name: &str) -> Write {
 
 /// Within a deadline that no run comes near.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it takes too long")
+    tokio::time::timeout(Duration::from_mins(1), what).await.expect("it takes too long")
 }
 
 /// Writes until it is told whether it is stored. What is answered "try again" is tried again; what is in doubt is looked at
