@@ -1,12 +1,13 @@
 //! Three servers over one PostgreSQL: real processes, killed, frozen and stopped.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 #[path = "replicas/fleet.rs"]
 mod fleet;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fleet::{Fleet, PATIENCE};
+use tokio::time::Instant;
 
 /// The lease of a controller that always runs.
 const LEASE: &str = "namespace";
@@ -18,7 +19,7 @@ async fn any_replica_accepts_any_token_and_shows_what_any_other_wrote() {
     let fleet = Fleet::start(3);
     for (at, writer) in fleet.servers.iter().enumerate() {
         let name = format!("from-{at}");
-        fleet.apply(writer, &fleet::config_map(&name));
+        fleet::apply(writer, &fleet::config_map(&name));
         for (reader_at, reader) in fleet.servers.iter().enumerate() {
             // The first server's credentials are good everywhere.
             let client = fleet.client_of(0, reader);
@@ -46,7 +47,7 @@ async fn a_leader_that_is_killed_is_followed_at_once_and_nothing_it_began_is_lef
         // What a controller does goes on: a project gets its namespace, and loses it.
         let alive = (leader + 1) % 3;
         let name = format!("team-{round}");
-        fleet.apply(&fleet.servers[alive], &fleet::project(&name));
+        fleet::apply(&fleet.servers[alive], &fleet::project(&name));
         let client = fleet.client_of(alive, &fleet.servers[alive]);
         let made = fleet::until(|| {
             let (client, name) = (client.clone(), name.clone());
@@ -74,7 +75,7 @@ async fn a_frozen_leader_is_followed_and_writes_nothing_when_it_wakes() {
     let log = || fleet.servers[leader].log_text();
     let told = fleet::until(|| async { log().contains("the term is over") }).await;
     told.unwrap_or_else(|| panic!("it held {held:?} and does not say that it is over:\n{}", log()));
-    fleet.apply(&fleet.servers[leader], &fleet::project("later"));
+    fleet::apply(&fleet.servers[leader], &fleet::project("later"));
     let client = fleet.client_of(leader, &fleet.servers[leader]);
     let made = fleet::until(|| {
         let client = client.clone();
@@ -93,6 +94,6 @@ async fn a_replica_that_is_stopped_hands_its_leases_back() {
     fleet.servers[leader].stop().unwrap();
     let after = fleet.next_term(LEASE, before);
     assert!(after > before && stopped.elapsed() < PATIENCE);
-    fleet.apply(&fleet.servers[1 - leader], &fleet::project("after"));
+    fleet::apply(&fleet.servers[1 - leader], &fleet::project("after"));
     fleet.terms_only_grew();
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -13,11 +13,12 @@ use mainstay_testkit::command::finish;
 use mainstay_testkit::postgres::{self, Cluster, Database};
 use mainstay_testkit::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
 
 /// The program under test.
 const EXE: &str = env!("CARGO_BIN_EXE_mainstay");
 /// Waits no longer than this for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks.
 const GLANCE: Duration = Duration::from_millis(5);
 
@@ -49,10 +50,6 @@ impl Fleet {
         };
         let servers = (0..count).map(server).collect();
         Self { servers, cluster, database, seen: RefCell::default(), _keys: keys }
-    }
-
-    pub(crate) fn apply(&self, server: &Server, manifest: &str) {
-        finish(server.command(&["apply", "-f", "-"]), manifest).ok();
     }
 
     /// A client of one server with the credentials that another has written down.
@@ -168,6 +165,10 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F
         }
     };
     tokio::time::timeout(PATIENCE, looking).await.ok()
+}
+
+pub(crate) fn apply(server: &Server, manifest: &str) {
+    finish(server.command(&["apply", "-f", "-"]), manifest).ok();
 }
 
 pub(crate) fn config_map(name: &str) -> String {
