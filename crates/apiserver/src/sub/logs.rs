@@ -38,10 +38,16 @@ pub(crate) async fn read(call: &Call<'_>) -> ApiResult<Response<Body>> {
         let _held = &permit;
         chunk.map_err(BodyError::from)
     });
-    let over = Holder::of(call, Verb::Get).over(call.server.clone(), Instant::now() + call.server.limits().watch_life);
-    let bytes = leashed(call.server.tasks(), bytes, over);
+    let body = if follow {
+        let until = Instant::now() + call.server.limits().watch_life;
+        let over = Holder::of(call, Verb::Get).over(call.server.clone(), until);
+        Body::stream(leashed(call.server.tasks(), bytes, over))
+    } else {
+        // Its end says that it is whole: a server that stops finishes it, or breaks the connection.
+        Body::stream(bytes)
+    };
     let media = HeaderValue::from_static("text/plain; charset=utf-8");
-    Ok(respond::with_type(StatusCode::OK, media, Body::stream(bytes)))
+    Ok(respond::with_type(StatusCode::OK, media, body))
 }
 
 /// The way to the agent of the Pod's node.

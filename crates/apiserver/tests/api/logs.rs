@@ -54,4 +54,8 @@ async fn logs_come_from_the_node_agent() {
         api.get(&format!("{log}?{query}")).await.refused(status, words);
     }
     api.get(&format!("{path}/none/log")).await.refused(404, "pods \"none\" not found");
+    // A server that stops ends who follows; a log that has an end is whole, or is seen not to be.
+    api.tasks.stop();
+    let whole = api.get(&log).await;
+    assert!(whole.bytes.ends_with(b"end\n"), "{:?}", String::from_utf8_lossy(&whole.bytes));
 }
