@@ -17,7 +17,7 @@ fn what_is_not_there_yet_is_refused_in_words() {
         .failed(1, "server-side apply is not supported by this server yet");
     kubectl.run("exec x -- ls").failed(1, "pods \"x\" not found");
     kubectl.run("top pods").failed(1, "Metrics API not available");
-    kubectl.run("get nodes").failed(1, "the server doesn't have a resource type \"nodes\"");
+    kubectl.run("get endpoints").failed(1, "the server doesn't have a resource type \"endpoints\"");
     kubectl.run("scale session x --replicas=2").failed(1, "not found");
     kubectl.run("get projects --as=ann").failed(1, "impersonation is not offered");
     kubectl.run("get projects --token=nonsense").failed(1, "");
