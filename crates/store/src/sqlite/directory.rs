@@ -45,7 +45,8 @@ pub(super) fn hold(dir: &Path) -> Result<File, StoreError> {
 pub fn take(dir: &Path) -> Result<File, StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let mut held = private().open(dir.join("lock")).map_err(failed)?;
-    lock(&held, |pid| Path::new("/proc").join(pid.to_string()).exists())?;
+    // What this process has just started holds it, too, until that is another program.
+    lock(&held, |pid| pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists())?;
     // Only for people who are refused: the lock is what counts. So a full disk does not matter here.
     held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes())).ok();
     restore::settle(dir).map_err(failed)?;

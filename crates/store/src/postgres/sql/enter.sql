@@ -45,7 +45,7 @@ BEGIN
         INSERT INTO replicas AS r (name, term) VALUES (p_replica, (l.revision >> 32 << 32) + 1)
         ON CONFLICT (name) DO UPDATE SET term = r.term + 1, seen = clock_timestamp() RETURNING r.term INTO term;
         -- What an earlier process of this name held has lost its worker: this one has its directory.
-        UPDATE operations SET until = 0 WHERE state = 3 AND holder = p_replica;
+        UPDATE operations SET until = 0, knew = false WHERE state = 3 AND holder = p_replica;
     ELSE
         -- A term of an earlier epoch is its own still: nobody else can have had it.
         UPDATE replicas r SET seen = clock_timestamp() WHERE r.name = p_replica
