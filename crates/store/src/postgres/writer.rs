@@ -174,8 +174,8 @@ impl Writer {
         shared.counts.commits.fetch_add(1, Ordering::Relaxed);
         shared.counts.writes.fetch_add(written.clone().count() as u64, Ordering::Relaxed);
         shared.counts.lost.fetch_add(answer.lost, Ordering::Relaxed);
+        let begun = Instant::now();
         let outcomes = loop {
-            let begun = Instant::now();
             match self.outcomes(&jobs, &answer).await {
                 Err(_) if begun.elapsed() < PATIENCE && !shared.health.is_closed() => sleep(PAUSE).await,
                 outcomes => break outcomes,

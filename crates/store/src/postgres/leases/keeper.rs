@@ -238,7 +238,6 @@ impl Keeper {
         let kept = Kept { leadership: Arc::downgrade(&self.leadership), name, term };
         let mut held = Held::new(name, term.cast_unsigned(), lost, kept);
         // Who stopped waiting holds nothing.
-        let mut refused = Vec::new();
         while let Some(grant) = lease.waiting.pop_front() {
             match grant.send(held) {
                 Ok(()) => {
@@ -248,10 +247,9 @@ impl Keeper {
                 Err(back) => held = back,
             }
         }
-        refused.push(held);
-        // Its drop takes the lock that is held here.
+        // The drop of what nobody wants takes the lock that is held here.
         drop(leases);
-        drop(refused);
+        drop(held);
         Ok(())
     }
 
