@@ -47,12 +47,18 @@ lint: ## Format, structure, licences, lints and docs, all warnings denied (from 
 		cargo doc --release --locked --workspace --no-deps --document-private-items -q
 
 .PHONY: bench
-bench: ## Takes the figures of docs/benchmarks.md (about 10 minutes).
+bench: ## Takes the figures of docs/benchmarks.md (about 25 minutes).
 	@scripts/prepare
 	@$(MAKE) --no-print-directory build
 	@scripts/bench
 
 .PHONY: drills
-drills: ## Takes operations through kills, sick backends, poison, floods; writes docs/drills.md (about 20 minutes, SEED=N repeats).
+drills: ## Kills, parts, freezes and floods servers, backends and databases; writes docs/drills.md (about 50 minutes, SEED=N repeats).
 	@scripts/prepare
 	@time scripts/drills
+
+.PHONY: manifest
+manifest: ## Writes deploy/kubernetes/mainstay.yaml: what the Helm chart gives with its own values.
+	@scripts/prepare
+	@{ echo '# What deploy/helm/mainstay gives with its own values, in the namespace mainstay: `make manifest` writes it. See docs/operations.md.'; \
+		target/tools/bin/python3 crates/mainstay/tests/packaging/render.py deploy/helm/mainstay mainstay mainstay; } > deploy/kubernetes/mainstay.yaml

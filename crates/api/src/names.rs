@@ -38,6 +38,10 @@ pub const NODE_LEASES: &str = "kube-node-lease";
 pub const NODE_FENCE: &str = "nodes/";
 /// The header that carries the fence of a write.
 pub const FENCE_HEADER: &str = "mainstay-fence";
+/// The header by which a server says which replica it is, to a node that opens a link.
+pub const REPLICA_HEADER: &str = "mainstay-replica";
+/// The header by which a node says which replicas it has a link to: their names, with commas.
+pub const LINKED_HEADER: &str = "mainstay-linked";
 /// Finalizer on a Node: its Pods are not yet given up.
 pub const NODE_PODS_FINALIZER: &str = "mainstay.dev/pods";
 /// Type of a Secret that lets one node join.

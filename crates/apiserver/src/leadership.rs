@@ -1,13 +1,18 @@
-//! Writes of leaders: they say under which lease, and in which term, and are refused when another leads.
+//! Writes of leaders: they say under which lease, and in which term, and are refused when another leads. So are those of
+//! node agents, whose lease is an object: it must still be as it was when their term was found to be the newest.
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 use mainstay_api::names::FENCE_HEADER;
-use mainstay_store::{Fence, Object, StoreError, Write};
+use mainstay_store::{Fence, Given, Object, Revision, StoreError, Write};
 
+use crate::node;
 use crate::server::Call;
 use crate::status::{ApiError, ApiResult};
+
+/// Renewals of a node's lease that one of its writes may meet in a row; they are seconds apart.
+const MAX_RENEWALS: usize = 8;
 
 /// Under which lease the request writes, if it says so.
 ///
@@ -23,15 +28,46 @@ pub(crate) fn fence(headers: &HeaderMap) -> ApiResult<Option<Fence>> {
 }
 
 impl Call<'_> {
-    /// Writes an object, as a leader when the request says so.
+    /// Writes an object, as a leader or as a node's agent when the request is one's.
     ///
     /// # Errors
     /// What the store refuses.
     pub(crate) async fn write(&self, write: Write) -> Result<Arc<Object>, StoreError> {
-        match self.fence.clone() {
-            Some(fence) => self.server.store().write_under(fence, write).await,
-            None => self.server.store().write(write).await,
+        self.write_if_none_since(None, write).await
+    }
+
+    /// As [`Call::write`], if of its resource nothing was created in its namespace above a revision.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub(crate) async fn write_if_none_since(
+        &self,
+        none_since: Option<Revision>,
+        write: Write,
+    ) -> Result<Arc<Object>, StoreError> {
+        let written = self.written(none_since, write).await;
+        if matches!(written, Err(StoreError::Deposed(_))) {
+            self.server.metrics().fenced();
         }
+        written
+    }
+
+    async fn written(&self, none_since: Option<Revision>, write: Write) -> Result<Arc<Object>, StoreError> {
+        let given = Given { fence: self.fence.clone(), requires: None, none_since };
+        if !self.identity.is_node() {
+            return self.server.store().write_given(given, write).await;
+        }
+        for _ in 0..MAX_RENEWALS {
+            let requires = node::standing(self).await?;
+            let lease = requires.as_ref().map(|lease| lease.key.clone());
+            let written = self.server.store().write_given(Given { requires, ..given.clone() }, write.clone()).await;
+            match written {
+                // It was renewed, or somebody else has taken it.
+                Err(StoreError::Unmet(key)) if Some(&key) == lease.as_ref() => {}
+                written => return written,
+            }
+        }
+        Err(StoreError::Busy)
     }
 }
 

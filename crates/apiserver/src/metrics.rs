@@ -48,6 +48,7 @@ pub(crate) struct Metrics {
     latency: Family<Latency, Histogram>,
     panics: Counter,
     connections_refused: Counter,
+    fenced_writes: Counter,
     in_flight: Gauge,
     streams: Gauge,
     others: Arc<OnceLock<Arc<dyn Figures>>>,
@@ -109,6 +110,9 @@ impl Metrics {
         registry.register("request_panics", "Requests that panicked", panics.clone());
         let connections_refused = Counter::default();
         registry.register("connections_refused", "Connections closed for being too many", connections_refused.clone());
+        let fenced_writes = Counter::default();
+        let fenced = "Writes of leaders that were refused because another leads";
+        registry.register("fenced_writes", fenced, fenced_writes.clone());
         let (in_flight, streams) = (Gauge::default(), Gauge::default());
         registry.register("requests_in_flight", "Requests being answered", in_flight.clone());
         registry.register("open_streams", "Open watches and followed streams", streams.clone());
@@ -127,7 +131,18 @@ impl Metrics {
         registry.register_collector(Box::new(Collected::new(move || {
             gates::of_gates(read.get().map_or(&none, |gates| gates))
         })));
-        Self { registry, requests, latency, panics, connections_refused, in_flight, streams, others, gates }
+        Self {
+            registry,
+            requests,
+            latency,
+            panics,
+            connections_refused,
+            fenced_writes,
+            in_flight,
+            streams,
+            others,
+            gates,
+        }
     }
 
     /// Adds what another part of the process counts; `false` when one was added before.
@@ -165,6 +180,11 @@ impl Metrics {
     /// A connection was closed, as there were too many.
     pub(crate) fn connection_refused(&self) {
         self.connections_refused.inc();
+    }
+
+    /// A write of a leader was refused: another leads.
+    pub(crate) fn fenced(&self) {
+        self.fenced_writes.inc();
     }
 
     /// The text that Prometheus reads; `asked` is what had to be asked for.

@@ -4,8 +4,8 @@
 //! for: deleting the Node is what ends it. Of the agents of one node only the one with the newest term may write; the term
 //! is in the node's lease, and what is written carries it (`Mainstay-Fence: nodes/NAME/TERM`).
 //!
-//! The term is compared before a write, not in its transaction. That is enough here: whatever an agent writes of a Pod is
-//! also compared with the version that it read, so what slips in between is as good as written just before.
+//! The term is compared when a request comes, so that one that is over is told at once; and a write holds only while the lease
+//! is as it was then ([`standing`]), which the store looks at in the write's own transaction.
 
 pub(crate) mod certificate;
 pub(crate) mod link;
@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use mainstay_api::names::{FENCE_HEADER, LOCAL_NODE, NODE_LEASES};
+use mainstay_api::names::{FENCE_HEADER, LOCAL_NODE, NODE_FENCE, NODE_LEASES};
 use mainstay_api::node::{TOKEN_PREFIX, read_fence};
-use mainstay_store::Key;
+use mainstay_store::{Fence, Key, Requires, StoreError};
 use serde_json::Value;
 
 pub use link::Links;
@@ -92,20 +92,35 @@ pub(crate) async fn check(call: &Call<'_>, verb: Verb) -> ApiResult<()> {
 
 /// The lease itself is how a term begins: who takes it says none yet, and is judged by the version that it read.
 async fn check_fence(call: &Call<'_>, node: &str) -> ApiResult<()> {
+    standing(call).await.map(drop).map_err(|error| match error {
+        StoreError::Deposed(Fence { term, .. }) => ApiError::fenced(format!(
+            "another agent of node {node:?} has taken over: its term is {term}, and this one may write no more"
+        )),
+        error => ApiError::unavailable(format!("the lease of node {node:?} cannot be read: {error}")),
+    })
+}
+
+/// What must stay true for a write of a node's agent: its lease, in which its term is the newest. Nothing for one that takes the
+/// lease.
+///
+/// # Errors
+/// [`StoreError::Deposed`], with the newest term, when another agent has taken over; what the store refuses.
+pub(crate) async fn standing(call: &Call<'_>) -> Result<Option<Requires>, StoreError> {
+    let node = call.identity.node_name().unwrap_or_default();
     let header = call.parts.headers.get(FENCE_HEADER);
     if header.is_none() && call.entry.kind.plural == "leases" {
-        return Ok(());
+        return Ok(None);
     }
-    let lease = find(call.server, &Key::new(LEASES, NODE_LEASES, node)).await?.unwrap_or_default();
-    let current = lease["spec"]["leaseTransitions"].as_u64().unwrap_or(0);
+    let lease = call.server.store().get(&Key::new(LEASES, NODE_LEASES, node)).await?;
+    let body = lease.as_ref().and_then(|lease| object::parse(lease).ok()).unwrap_or_default();
+    let current = body["spec"]["leaseTransitions"].as_u64().unwrap_or(0);
     let said = header.and_then(|header| read_fence(header.to_str().ok()?));
     match said {
-        Some((name, term)) if name == node && term >= current => Ok(()),
-        None if current == 0 && header.is_none() => Ok(()),
-        _ => Err(ApiError::fenced(format!(
-            "another agent of node {node:?} has taken over: its term is {current}, and this one may write no more"
-        ))),
+        Some((name, term)) if name == node && term >= current => {}
+        None if current == 0 && header.is_none() => {}
+        _ => return Err(StoreError::Deposed(Fence { lease: format!("{NODE_FENCE}{node}").into(), term: current })),
     }
+    Ok(lease.map(|lease| Requires { key: lease.key.clone(), revision: lease.revision }))
 }
 
 /// A node sees a session that ran on it last. What ran before sessions said where, ran in the server's own process.

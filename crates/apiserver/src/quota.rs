@@ -1,10 +1,13 @@
 //! ResourceQuota: what the objects of a namespace may use together, enforced when one more is created.
 //!
-//! Creates that a quota concerns take turns within their namespace, so that two of them cannot both take what is left.
+//! A create that a quota concerns is stored only if nothing of its kind was created in its namespace since what is used was
+//! counted: of two that would take what is left, on whichever replicas, one is counted again. Those of one replica take turns,
+//! so that they need not.
 
 pub(crate) mod status;
 mod usage;
 
+use mainstay_store::Revision;
 use serde_json::Value;
 use tokio::sync::MutexGuard;
 
@@ -13,28 +16,50 @@ use crate::server::Call;
 use crate::status::{ApiError, ApiResult};
 use usage::{Use, hard, limited, limits, quotas, shown, used};
 
-/// The turn of a create; the next one waits until it is dropped.
-pub(crate) type Turn<'a> = MutexGuard<'a, ()>;
+/// There is room for a new object, and it is its turn; the next one waits until this is dropped.
+pub(crate) struct Room<'a> {
+    _turn: MutexGuard<'a, ()>,
+    /// What is used was counted no earlier.
+    since: Revision,
+}
 
-/// Checks a new object against the quotas of its namespace. The turn, if there is one, is kept until it is stored.
+/// Checks a new object against the quotas of its namespace, if there are any. The room is to be kept until it is stored.
 ///
 /// # Errors
 /// 403 with cause `QuotaExceeded` when there is not enough left.
-pub(crate) async fn admit<'a>(call: &Call<'a>, new: &Value) -> ApiResult<Option<Turn<'a>>> {
-    let names = limited(&call.entry.kind);
+pub(crate) async fn admit<'a>(call: &Call<'a>, new: &Value) -> ApiResult<Option<Room<'a>>> {
     let failed = |error| ApiError::from_store(&error, call.about(""));
-    if names.is_empty() || quotas(call.server, Some(call.namespace())).await.map_err(failed)?.is_empty() {
+    let none = limited(&call.entry.kind).is_empty();
+    if none || quotas(call.server, Some(call.namespace())).await.map_err(failed)?.is_empty() {
         return Ok(None);
     }
-    let turn = call.server.turns().take(call.namespace()).await;
-    for quota in quotas(call.server, Some(call.namespace())).await.map_err(failed)? {
-        let hard = hard(&object::parse(&quota)?, names);
-        if !hard.is_empty() {
-            let used = used(call.server, call.entry, call.namespace(), &hard).await?;
-            judge(call, new, &quota.key.name, &hard, &used)?;
-        }
+    let mut room = Room { _turn: call.server.turns().take(call.namespace()).await, since: Revision(0) };
+    room.count(call, new).await?;
+    Ok(Some(room))
+}
+
+impl Room<'_> {
+    /// The revision above which nothing of the kind may have been created in the namespace.
+    pub(crate) const fn since(&self) -> Revision {
+        self.since
     }
-    Ok(Some(turn))
+
+    /// Counts again what is used.
+    ///
+    /// # Errors
+    /// As [`admit`].
+    pub(crate) async fn count(&mut self, call: &Call<'_>, new: &Value) -> ApiResult<()> {
+        self.since = call.server.store().revision();
+        let found = quotas(call.server, Some(call.namespace())).await;
+        for quota in found.map_err(|error| ApiError::from_store(&error, call.about("")))? {
+            let hard = hard(&object::parse(&quota)?, limited(&call.entry.kind));
+            if !hard.is_empty() {
+                let used = used(call.server, call.entry, call.namespace(), &hard).await?;
+                judge(call, new, &quota.key.name, &hard, &used)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn judge(call: &Call<'_>, new: &Value, quota: &str, hard: &Use, used: &Use) -> ApiResult<()> {

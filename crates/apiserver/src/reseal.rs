@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use mainstay_runtime::duty::{Tick, table};
 use mainstay_runtime::{Doing, Failure};
-use mainstay_store::{ListQuery, Object, Revision, StoreError, Write};
+use mainstay_store::{Fence, ListQuery, Object, Revision, StoreError, Write};
 use tokio::time::Instant;
 
 use crate::audit::sealed_values;
@@ -151,7 +151,7 @@ async fn reseal(server: &ApiServer, entries: &[Arc<Entry>], tick: &Tick) -> Resu
             if tick.check().is_err() {
                 return Ok((at, old.len()));
             }
-            let sealed = join_all(some.iter().map(|stored| anew(server, entry, stored))).await;
+            let sealed = join_all(some.iter().map(|stored| anew(server, entry, stored, tick.term))).await;
             done += sealed.iter().filter(|sealed| sealed.is_ok()).count();
         }
         // What was done now is looked at by the next pass.
@@ -168,12 +168,13 @@ fn is_old(server: &ApiServer, entry: &Entry, stored: &Object) -> ApiResult<bool>
     Ok(sealed_values(&entry.kind, &body).iter().any(|(_, value)| !server.sealer().is_current(value)))
 }
 
-/// Seals an object's values under the key that is used now, if it is still as it was read.
-async fn anew(server: &ApiServer, entry: &Entry, stored: &Arc<Object>) -> ApiResult<()> {
+/// Seals an object's values under the key that is used now, if it is still as it was read, and the duty still this process's.
+async fn anew(server: &ApiServer, entry: &Entry, stored: &Arc<Object>, term: u64) -> ApiResult<()> {
     let opened = habits::opened(server, entry, object::parse(stored)?)?;
     let draft = habits::sealed_draft(server, entry, &opened)?;
     let write = Write::Update { key: stored.key.clone(), draft, expected: stored.revision };
-    match server.store().write(write).await {
+    let fence = Fence { lease: table::RESEAL.name.into(), term };
+    match server.store().write_under(fence, write).await {
         Ok(_) => Ok(()),
         Err(error) => {
             let about = About { kind: &entry.kind, name: &stored.key.name };

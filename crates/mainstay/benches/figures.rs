@@ -10,10 +10,14 @@ mod creates;
 mod driver;
 #[path = "figures/echo.rs"]
 mod echo;
+#[path = "figures/fleet.rs"]
+mod fleet;
 #[path = "figures/floors.rs"]
 mod floors;
 #[path = "figures/footprint.rs"]
 mod footprint;
+#[path = "figures/herd.rs"]
+mod herd;
 #[path = "figures/layers.rs"]
 mod layers;
 #[path = "figures/link.rs"]
@@ -22,12 +26,16 @@ mod link;
 mod operations;
 #[path = "figures/queue.rs"]
 mod queue;
+#[path = "figures/replicas.rs"]
+mod replicas;
 #[path = "figures/sessions.rs"]
 mod sessions;
 #[path = "figures/stage.rs"]
 mod stage;
 #[path = "figures/table.rs"]
 mod table;
+#[path = "figures/takeover.rs"]
+mod takeover;
 #[path = "figures/watch.rs"]
 mod watch;
 
@@ -38,7 +46,7 @@ use anyhow::ensure;
 use mainstay_testkit::bench::{machine, wait_quiet};
 
 /// All benches, in the order in which they run.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 14] = [
     "floors",
     "at-once",
     "life",
@@ -50,6 +58,9 @@ const NAMES: [&str; 11] = [
     "driver",
     "layers",
     "footprint",
+    "replicas",
+    "takeover",
+    "herd",
 ];
 
 /// What the command line asks for.
@@ -136,7 +147,10 @@ fn main() -> anyhow::Result<()> {
             // The driver and its API share a process, on threads as many as there are cores.
             "driver" => tokio::runtime::Runtime::new()?.block_on(driver::run(&plan)),
             "layers" => runtime.block_on(layers::run(&plan)),
-            _ => runtime.block_on(footprint::run(&plan)),
+            "footprint" => runtime.block_on(footprint::run(&plan)),
+            "replicas" => runtime.block_on(replicas::run(&plan)),
+            "takeover" => runtime.block_on(takeover::run(&plan)),
+            _ => runtime.block_on(herd::run(&plan)),
         };
         // The others' figures are worth having all the same.
         if let Err(error) = done {

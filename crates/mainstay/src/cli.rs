@@ -16,6 +16,7 @@ mod node;
 mod offline;
 mod operation;
 mod restore;
+mod schema;
 mod session;
 mod start;
 mod status;
@@ -72,10 +73,11 @@ pub(crate) enum Command {
     /// Those that talk to a server.
     #[command(flatten)]
     Client(ClientCommand),
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Migrate(migrate::MigrateArgs),
+    Schema(schema::SchemaArgs),
     Fsck(fsck::FsckArgs),
     Demo(DemoArgs),
 }
@@ -121,11 +123,12 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             on(Builder::new_current_thread(), async { Box::pin(dispatch(&cli.global.server, command)).await })
         }
         Command::Serve(args) => on(Builder::new_multi_thread(), async {
-            Ok(Box::pin(crate::serve::run(args, cli.global.server.server)).await?)
+            Ok(Box::pin(crate::serve::run(*args, cli.global.server.server)).await?)
         }),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Migrate(args) => migrate::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Fsck(args) => fsck::run(&args),
         Command::Demo(args) => on(Builder::new_multi_thread(), async { Box::pin(crate::demo::run(args)).await }),
     })

@@ -1,10 +1,11 @@
 //! `mainstay`: the control plane and its command line, in one binary.
 
+mod address;
 mod archive;
 mod cli;
 mod connect;
-mod database;
 mod demo;
+mod further;
 mod manifest;
 mod output;
 mod serve;

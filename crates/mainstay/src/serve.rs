@@ -3,6 +3,7 @@
 //! Which parts there are, whose they are and what they need stands in [`role`], as a table. On a full disk the late ones wait
 //! until there is room (`room`): reads are served before.
 
+mod again;
 pub(crate) mod args;
 mod breakers;
 mod dir;
@@ -14,16 +15,20 @@ mod machine;
 mod name;
 mod node;
 mod operations;
+mod probe;
 mod process;
 mod role;
 mod room;
+pub(crate) mod standby;
 mod state;
 mod traces;
+mod turns;
 
 use std::time::Duration;
 
 use mainstay_runtime::Tasks;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use args::ServeArgs;
 use process::{Process, server};
@@ -36,19 +41,43 @@ const CUT_SHORT: i32 = 130;
 ///
 /// # Errors
 /// When a part cannot be started, an essential task ends, or not all finish within the grace period.
-pub(crate) async fn run(args: ServeArgs, server_url: Option<String>) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServeArgs, servers: Vec<String>) -> anyhow::Result<()> {
     let figures = traces::Figures::default();
     let traces = Traces::of(&args, &figures)?;
     log::init(&args.log, traces.as_ref().map(Traces::layer))?;
     // Before anything is open: whoever stops a process that is still starting gets a clean end, too.
     let mut signals = Signals::new()?;
-    let mut process = Process::new(args, server_url, figures)?;
+    let standby = tokio::select! {
+        leading = standby::lead(&args) => leading?,
+        () = signals.again() => return Ok(()),
+    };
     let sending = Tasks::new();
     if let Some(traces) = traces {
         traces.export(&sending);
     }
-    for part in process.role().parts().filter(|part| !part.late) {
-        process.start(part).await?;
+    let served = serve(args, servers, figures, signals).await;
+    if let Some(standby) = standby {
+        standby.leave().await;
+    }
+    // Last: what ended meanwhile is traced, too.
+    sending.shutdown(traces::FLUSH + Duration::from_secs(1)).await.ok();
+    served
+}
+
+/// Starts everything, runs until told to stop, and ends it.
+async fn serve(
+    args: ServeArgs,
+    servers: Vec<String>,
+    figures: traces::Figures,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
+    let mut process = Process::new(args, servers, figures)?;
+    let stopped = tokio::select! {
+        started = early(&mut process) => started.map(|()| false)?,
+        () = signals.again() => true,
+    };
+    if stopped {
+        return close(&process, true).await;
     }
     let starting = process.tasks.spawn("start", late(process.clone()));
     let asked = tokio::select! {
@@ -58,17 +87,22 @@ pub(crate) async fn run(args: ServeArgs, server_url: Option<String>) -> anyhow::
         }
         asked = signals.wait(&process.tasks) => asked,
     };
-    let closed = tokio::select! {
+    tokio::select! {
         closed = close(&process, asked) => closed,
         () = signals.again() => {
             tracing::warn!("told to stop again: ending at once");
             #[expect(clippy::exit, reason = "whoever says it twice does not want to wait, and all that was answered is durable")]
             std::process::exit(CUT_SHORT)
         }
-    };
-    // Last: what ended meanwhile is traced, too.
-    sending.shutdown(traces::FLUSH + Duration::from_secs(1)).await.ok();
-    closed
+    }
+}
+
+/// Starts what everything else stands on; it may wait for a database that is away.
+async fn early(process: &mut Process) -> anyhow::Result<()> {
+    for part in process.role().parts().filter(|part| !part.late) {
+        process.start(part).await?;
+    }
+    Ok(())
 }
 
 /// Starts what acts by itself: each is a tracked task, told to stop and joined by [`close`].
@@ -86,6 +120,10 @@ async fn late(mut process: Process) -> anyhow::Result<()> {
 /// Tells all parts to stop, waits for them, and closes what has to be closed.
 async fn close(process: &Process, asked: bool) -> anyhow::Result<()> {
     tracing::info!("stopping; sandboxes go on and are adopted at the next start");
+    process.leaving.cancel();
+    if asked {
+        process.tasks.stopping().run_until_cancelled(sleep(process.args.drain_delay())).await;
+    }
     let joined = process.tasks.shutdown(process.args.grace()).await;
     for close in process.role().parts().rev().filter_map(|part| part.close) {
         close(process).await;

@@ -3,7 +3,7 @@
 //! when nothing happens.
 //!
 //! Ordinary runs draw a few cases of each drill; `MAINSTAY_DRILLS=all` runs every case (`make drills`, docs/drills.md).
-//! `MAINSTAY_SEED` repeats a draw.
+//! `MAINSTAY_SEED` repeats a draw. `MAINSTAY_DRILLS_DATABASE` says on which database, `sqlite` or `postgres`.
 
 #[path = "drills/busy.rs"]
 mod busy;
@@ -11,6 +11,8 @@ mod busy;
 mod cancelled;
 #[path = "drills/cases.rs"]
 mod cases;
+#[path = "drills/database.rs"]
+mod database;
 #[path = "drills/dead.rs"]
 mod dead;
 #[path = "drills/deaths.rs"]

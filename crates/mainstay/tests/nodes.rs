@@ -5,10 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
+#[path = "nodes/authority.rs"]
+mod authority;
+#[path = "nodes/cloud.rs"]
+mod cloud;
 #[path = "nodes/joins.rs"]
 mod joins;
 #[path = "nodes/lost.rs"]
 mod lost;
+#[path = "nodes/replicas.rs"]
+mod replicas;
 #[path = "nodes/roles.rs"]
 mod roles;
 #[path = "nodes/stage.rs"]

@@ -3,6 +3,10 @@
 
 #[path = "replicas/fleet.rs"]
 mod fleet;
+#[path = "replicas/quota.rs"]
+mod quota;
+#[path = "replicas/upgrade.rs"]
+mod upgrade;
 
 use std::time::Duration;
 

@@ -156,10 +156,15 @@ impl Cgroups {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let made = std::fs::create_dir_all(above).and_then(|()| enabled()).and_then(|()| std::fs::create_dir(&dir));
-            match made {
-                // The directory above goes with the last sandbox in it, and may have gone just now.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+            // The directory above goes with the last sandbox in it, and may have gone just now: if it goes between
+            // two steps of `create_dir_all`, that says that it exists.
+            let gone = |error: &io::Error, kinds: &[io::ErrorKind]| attempt < ATTEMPTS && kinds.contains(&error.kind());
+            match std::fs::create_dir_all(above) {
+                Err(error) if gone(&error, &[io::ErrorKind::NotFound, io::ErrorKind::AlreadyExists]) => continue,
+                made => made?,
+            }
+            match enabled().and_then(|()| std::fs::create_dir(&dir)) {
+                Err(error) if gone(&error, &[io::ErrorKind::NotFound]) => {}
                 made => break made?,
             }
         }

@@ -28,7 +28,9 @@ pub(crate) struct FakeQueue {
     state: Mutex<Said>,
     renews: Mutex<Renews>,
     changes: watch::Sender<u64>,
-    settled: Notify,
+    told: Notify,
+    /// Whether settlements are answered.
+    answers: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +54,8 @@ impl FakeQueue {
             state: Mutex::new(state),
             renews: Mutex::new(Renews::All(Renewal::Held)),
             changes: watch::Sender::new(0),
-            settled: Notify::new(),
+            told: Notify::new(),
+            answers: watch::Sender::new(true),
         })
     }
 
@@ -66,6 +69,11 @@ impl FakeQueue {
         *lock(&self.renews) = how;
     }
 
+    /// From now on settlements are answered, or wait for that.
+    pub(crate) fn answers(&self, answers: bool) {
+        self.answers.send_replace(answers);
+    }
+
     pub(crate) fn changed(&self) {
         self.changes.send_modify(|changes| *changes += 1);
     }
@@ -73,6 +81,17 @@ impl FakeQueue {
     /// When it was asked for work.
     pub(crate) fn claimed(&self) -> Vec<Instant> {
         lock(&self.state).claimed.clone()
+    }
+
+    /// Waits until it was asked for work so often.
+    pub(crate) async fn asked(&self, times: usize) {
+        loop {
+            let told = self.told.notified();
+            if lock(&self.state).claimed.len() >= times {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// When it was asked to renew.
@@ -83,7 +102,7 @@ impl FakeQueue {
     /// Waits until it was told so often what came of attempts; gives when, and what.
     pub(crate) async fn settled(&self, times: usize) -> Vec<(Instant, Settlement)> {
         loop {
-            let told = self.settled.notified();
+            let told = self.told.notified();
             if lock(&self.state).settled.len() >= times {
                 return lock(&self.state).settled.clone();
             }
@@ -128,7 +147,10 @@ impl Queue for FakeQueue {
     fn claim(&self, _: Claim) -> BoxFuture<'_, Result<Claims, StoreError>> {
         let mut state = lock(&self.state);
         state.claimed.push(Instant::now());
-        ready(state.claims.pop_front().unwrap_or_else(|| Ok(Claims::default()))).boxed()
+        let found = state.claims.pop_front();
+        drop(state);
+        self.told.notify_waiters();
+        ready(found.unwrap_or_else(|| Ok(Claims::default()))).boxed()
     }
 
     fn renew(&self, attempts: Vec<Attempt>, _: Duration) -> BoxFuture<'_, Result<Vec<Renewal>, StoreError>> {
@@ -149,8 +171,13 @@ impl Queue for FakeQueue {
         state.settled.push((Instant::now(), settlement));
         let refused = state.settles.pop_front();
         drop(state);
-        self.settled.notify_waiters();
-        ready(refused.map_or(Ok(None), Err)).boxed()
+        self.told.notify_waiters();
+        let mut answers = self.answers.subscribe();
+        async move {
+            answers.wait_for(|answers| *answers).await.ok();
+            refused.map_or(Ok(None), Err)
+        }
+        .boxed()
     }
 
     fn operations(&self, ids: Vec<Arc<str>>) -> BoxFuture<'_, Result<Vec<Option<Standing>>, StoreError>> {

@@ -141,6 +141,7 @@ pub(crate) async fn heartbeat(held: Arc<Held>, queue: Arc<dyn Queue>, policy: Po
     loop {
         let renewed = async {
             tokio::select! {
+                biased;
                 _ = ticks.tick() => {}
                 changed = changes.changed() => {
                     if changed.is_err() {

@@ -37,6 +37,7 @@ mod noop;
 mod panics;
 mod policy;
 mod settling;
+pub mod turns;
 mod verdict;
 mod workers;
 

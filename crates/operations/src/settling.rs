@@ -40,8 +40,9 @@ enum Extent {
 }
 
 impl Settling<'_> {
-    /// Stores it; `object` is the operation's as it was read last.
-    pub(crate) async fn run(&self, mut object: Arc<Object>) {
+    /// Stores it; `object` is the operation's as it was read last. Each time that the store was asked, `asked` is called before
+    /// its answer is waited for.
+    pub(crate) async fn run(&self, mut object: Arc<Object>, mut asked: impl FnMut()) {
         let mut extent = Extent::Whole;
         while !self.hold.lost.is_cancelled() {
             if fault::hit(Point::OperationBeforeSettle).is_err() {
@@ -50,7 +51,9 @@ impl Settling<'_> {
             }
             let settlement = self.settlement(&object, &extent);
             let is_buried = matches!(settlement, Settlement::Bury { .. });
-            match self.with.queue.settle(self.attempt, settlement).await {
+            let settled = self.with.queue.settle(self.attempt, settlement);
+            asked();
+            match settled.await {
                 Ok(ended) => {
                     fault::hit(Point::OperationAfterSettle).ok();
                     return self.tell(&object, ended.is_some() || is_buried);

@@ -10,9 +10,9 @@ use futures::future::join_all;
 use mainstay_runtime::fault::{self, Point};
 use mainstay_runtime::guard::Guard;
 use mainstay_runtime::operation::{Handler, Handlers};
-use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks, trace};
+use mainstay_runtime::{Class, Classify, Clock, Failure, Reason, Tasks, chance, trace};
 use mainstay_store::operation::{Claim, Claimed, Claims, Ledger, Order, Queue, Row, Standing};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::panics::{caught, panicked};
 use crate::policy::Policy;
 use crate::settling::Settling;
+use crate::turns::{Hand, Turns};
 use crate::verdict::{Before, Decision, is_undone, verdict};
 
 /// The pause after a claim, or a settlement, that failed.
@@ -36,6 +37,8 @@ const ALONE_AGAIN: Duration = Duration::from_secs(1);
 pub struct Surroundings {
     /// Where operations wait.
     pub queue: Arc<dyn Queue>,
+    /// How its replicas tell each other of what can be claimed, where that is not left to the queue's own hints.
+    pub turns: Option<Turns>,
     /// Reads and writes their objects.
     pub ledger: Arc<dyn Ledger>,
     /// Who carries them out.
@@ -65,6 +68,8 @@ pub struct Workers {
     with: Surroundings,
     held: Arc<Held>,
     slots: Arc<Semaphore>,
+    /// For those whose ends are being stored: they leave their slots to others meanwhile, as many at most as there are slots.
+    endings: Arc<Semaphore>,
     /// For those that may have killed their worker: one at a time.
     alone: Arc<Semaphore>,
     /// A slot became free of a project that may have had all it may.
@@ -78,12 +83,16 @@ impl Workers {
         let workers = Arc::new(Self {
             held: Arc::default(),
             slots: Arc::new(Semaphore::new(with.policy.slots)),
+            endings: Arc::new(Semaphore::new(with.policy.slots)),
             alone: Arc::new(Semaphore::new(1)),
             freed: Notify::new(),
             with,
         });
         let Surroundings { queue, tasks, policy, .. } = workers.with.clone();
         let held = workers.held.clone();
+        if let Some(turns) = &workers.with.turns {
+            turns.take(&tasks);
+        }
         drop(tasks.essential("operation heartbeat", |stop| heartbeat(held, queue, policy, stop)));
         drop(tasks.essential("operations", |stop| workers.run(stop)));
     }
@@ -103,20 +112,44 @@ impl Workers {
             // It is never closed.
             let Ok(slot) = slot else { return };
             changes.mark_unchanged();
-            let more = self.claim(slot, &stop).await;
+            let hand = self.with.turns.as_ref().map(Turns::hand);
+            let more = self.claim(slot, hand, &stop).await;
             let Some(patience) = more else { continue };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = changes.changed() => {}
+                () = self.told(&mut changes) => {}
                 () = self.freed.notified() => {}
                 () = tokio::time::sleep(patience) => {}
             }
         }
     }
 
+    /// Waits until there may be something to claim that was not there at the last claim. Cancel safe.
+    async fn told(&self, changes: &mut watch::Receiver<u64>) {
+        let Some(turns) = &self.with.turns else {
+            changes.changed().await.ok();
+            return;
+        };
+        let hinted = async {
+            changes.changed().await.ok();
+            turns.overdue().await;
+        };
+        tokio::select! {
+            () = turns.arrived(self.slots.available_permits()) => {}
+            () = hinted => {}
+        }
+    }
+
     /// Claims for all free slots; gives how long to wait for more, or `None` when there may be more at once.
-    async fn claim(self: &Arc<Self>, slot: OwnedSemaphorePermit, stop: &CancellationToken) -> Option<Duration> {
+    async fn claim(
+        self: &Arc<Self>,
+        slot: OwnedSemaphorePermit,
+        hand: Option<Hand<'_>>,
+        stop: &CancellationToken,
+    ) -> Option<Duration> {
+        // Those that end in this moment are replaced by one claim.
+        tokio::task::yield_now().await;
         let mut slots = vec![slot];
         while let Ok(slot) = self.slots.clone().try_acquire_owned() {
             slots.push(slot);
@@ -132,6 +165,9 @@ impl Workers {
                 return Some(PAUSE);
             }
         };
+        if let Some(hand) = hand {
+            hand.acknowledge();
+        }
         let full = claimed.len() >= limit;
         let (mut begun, mut back) = (Vec::new(), Vec::new());
         for (claimed, slot) in claimed.into_iter().zip(slots) {
@@ -167,10 +203,10 @@ impl Workers {
     /// What may have killed its worker, and has to wait for another such: it is as if nobody had claimed it.
     async fn hand_back(&self, claimed: Claimed, hold: Hold) {
         let Claimed { attempt, object, standing, .. } = claimed;
-        let decision = Decision::Unbegun { after: ALONE_AGAIN.mul_f64(1.0 + rand::random::<f64>()) };
+        let decision = Decision::Unbegun { after: ALONE_AGAIN.mul_f64(1.0 + chance::unit()) };
         let (with, standing) = (&self.with, &standing);
         let settling = Settling { with, attempt: &attempt, hold: &hold, standing, handler: None, decision: &decision };
-        settling.run(object).await;
+        settling.run(object, || ()).await;
         self.held.remove(&attempt);
     }
 
@@ -178,18 +214,22 @@ impl Workers {
     async fn carry_out(self: Arc<Self>, claimed: Claimed, hold: Hold, slot: OwnedSemaphorePermit, alone: Alone) {
         let (began, attempt) = (Instant::now(), claimed.attempt.clone());
         self.with.metrics.began(claimed.waited);
-        let handler = AssertUnwindSafe(self.carried(claimed, &hold, alone)).catch_unwind().await.unwrap_or_default();
+        let mut place = Place { workers: &self, slot: Some(slot), ending: None, tries: 0 };
+        let carried = self.carried(claimed, &hold, alone, &mut place);
+        let handler = AssertUnwindSafe(carried).catch_unwind().await.unwrap_or_default();
+        drop(place);
         self.held.remove(&attempt);
         self.with.metrics.over(handler, began.elapsed());
-        let lane_may_be_full = self.held.len() + 1 >= self.with.policy.slots_per_lane;
-        drop(slot);
-        if lane_may_be_full {
-            self.freed.notify_one();
-        }
     }
 
     /// Its handler's name, when there is one.
-    async fn carried(&self, claimed: Claimed, hold: &Hold, alone: Alone) -> Option<&'static str> {
+    async fn carried(
+        &self,
+        claimed: Claimed,
+        hold: &Hold,
+        alone: Alone,
+        place: &mut Place<'_>,
+    ) -> Option<&'static str> {
         let Claimed { attempt, object, standing, .. } = claimed;
         let order = caught("read an operation", || self.with.ledger.order(&object));
         let handler = order.as_ref().ok().and_then(|order| self.with.handlers.get(&order.work.handler)).cloned();
@@ -197,11 +237,12 @@ impl Workers {
         let mut journal = Journal::new(&*self.with.queue, &attempt, standing.steps.clone(), alone);
         let came = self.attempt(order, handler.as_deref(), &standing, &mut journal, hold).await;
         let (policy, touched) = (&self.with.policy, journal.is_touched());
-        let decision = verdict(Before { row: &standing.row, max_attempts, touched, policy }, came, rand::random());
+        let decision = verdict(Before { row: &standing.row, max_attempts, touched, policy }, came, chance::unit());
         let standing = Standing { steps: journal.into_rows(), ..standing };
         let handler = handler.map(|handler| handler.name());
         let (with, standing) = (&self.with, &standing);
-        Settling { with, attempt: &attempt, hold, standing, handler, decision: &decision }.run(object).await;
+        let settling = Settling { with, attempt: &attempt, hold, standing, handler, decision: &decision };
+        settling.run(object, || place.ends()).await;
         handler
     }
 
@@ -243,6 +284,45 @@ impl Workers {
         let late =
             |_| Came::Failed(Failure::new(Class::Indeterminate, "the attempt did not end within spec.timeoutSeconds"));
         timeout_at(deadline + policy.overrun, caught).await.unwrap_or_else(late)
+    }
+}
+
+/// One operation's place among those that are under way; whoever waits for one is told when it is free.
+struct Place<'a> {
+    workers: &'a Workers,
+    slot: Option<OwnedSemaphorePermit>,
+    ending: Option<OwnedSemaphorePermit>,
+    tries: u32,
+}
+
+impl Place<'_> {
+    /// The store is asked, once more, to enter the end. What is claimed from now on is claimed after that, so at the first
+    /// time another operation may begin here: one statement ends these and takes those.
+    fn ends(&mut self) {
+        self.tries += 1;
+        if self.tries == 1
+            && let Ok(ending) = self.workers.endings.clone().try_acquire_owned()
+        {
+            self.ending = Some(ending);
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        let lane_may_be_full = self.workers.held.len() >= self.workers.with.policy.slots_per_lane;
+        drop(self.slot.take());
+        if lane_may_be_full {
+            self.workers.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Its project has one less now, unless that was told before, and came true at once.
+        if self.slot.is_some() || self.tries > 1 {
+            self.leave();
+        }
     }
 }
 

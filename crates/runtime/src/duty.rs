@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Class, Failure};
-use crate::lease::{Leases, LocalLeases, Standing, VolatileTerms};
+use crate::lease::{Counts, Leases, LocalLeases, Standing, VolatileTerms};
 use crate::{Clock, Tasks, Timestamp};
 use driver::Driver;
 
@@ -214,6 +214,11 @@ impl Duties {
     /// What was seen of each duty that was started, in that order.
     pub fn seen(&self) -> Vec<(&'static Duty, Seen)> {
         lock(&self.0.started).iter().map(|(duty, seen)| (*duty, lock(seen).clone())).collect()
+    }
+
+    /// What has happened to them.
+    pub fn lease_counts(&self) -> Counts {
+        self.0.leases.counts()
     }
 
     /// The leases of this process.

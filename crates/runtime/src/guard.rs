@@ -41,8 +41,55 @@ guards! {
     LaneLimit = "lane-limit",
     /// Repeats of calls are paid from a budget.
     RetryBudget = "retry-budget",
+    /// A leader that could not renew in time stops, before another may lead.
+    LeaseTerm = "lease-term",
+    /// What came of a batch whose answer was lost is asked before anything is sent again.
+    Settle = "settle",
     /// A call that was not sent uses up none of its operation's attempts.
     Unsent = "unsent",
+    /// Batches are carried out one after the other: whoever is to have the next revisions holds the log.
+    LogLock = "log-lock",
+    /// What is said of leases has a connection of its own.
+    Reserved = "reserved",
+    /// A lease is judged by how long its waiter has seen it unrenewed, by the waiter's own clock.
+    OwnClock = "own-clock",
+    /// What the database says of new work is heeded when no turn follows.
+    Hints = "hints",
+    /// A peer that takes nothing of a stream loses it.
+    Stall = "stall",
+    /// After a disk's failure nothing more is done.
+    FailedSync = "failed-sync",
+    /// A watch begins where it is asked to.
+    Resume = "resume",
+    /// What begins below what is kept of the history is refused.
+    Floor = "floor",
+    /// History that nobody can ask for goes.
+    Compaction = "compaction",
+    /// What is deleted is there until all who have to do with it are done.
+    Finalizers = "finalizers",
+    /// Who deletes what it saw does not delete what has its name by now.
+    Uid = "uid",
+    /// What is too much is refused.
+    Shedding = "shedding",
+}
+
+/// The SQL of a schema without what stands between `/*NAME*/` and `/*.*/`, for each guard that is away: what stands in
+/// functions is taken away where they are made.
+#[cfg(not(feature = "drills"))]
+pub const fn in_sql(text: String) -> String {
+    text
+}
+
+/// The SQL of a schema without what stands between `/*NAME*/` and `/*.*/`, for each guard that is away: what stands in
+/// functions is taken away where they are made.
+#[cfg(feature = "drills")]
+pub fn in_sql(text: String) -> String {
+    Guard::ALL.iter().filter(|guard| !guard.holds()).fold(text, |text, guard| {
+        let begins = format!("/*{}*/", guard.name());
+        let (first, rest) = text.split_once(&begins).unwrap_or((&text, ""));
+        let after = |piece: &str| piece.split_once("/*.*/").map_or(String::new(), |(_, after)| after.to_owned());
+        rest.split(&begins).fold(first.to_owned(), |kept, piece| kept + &after(piece))
+    })
 }
 
 impl Guard {

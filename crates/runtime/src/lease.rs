@@ -4,6 +4,7 @@
 //! effect as its fencing token, so that one who was replaced and does not know it yet is refused. Holding is not
 //! permission for ever: [`Held::lost`] says when it is over, and whoever holds looks at it between effects.
 
+pub mod kubernetes;
 mod local;
 
 use std::any::Any;
@@ -30,6 +31,26 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
 
     /// Every lease that was asked for, as this process sees it, in order of names.
     fn standings(&self) -> Vec<Standing>;
+
+    /// What has happened to them. Where no other process can have one, nothing does.
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
+}
+
+/// What has happened to the leases of one process since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Taken: from others, back, or for the first time.
+    pub taken: u64,
+    /// How long those that others had had were without a sign of their holder when they were taken, all together.
+    pub silent: Duration,
+    /// Given up because they could not be renewed in time.
+    pub given_up: u64,
+    /// Found to be held by another process.
+    pub replaced: u64,
+    /// Looks at who holds them, renewals among them, that failed or took too long.
+    pub failed: u64,
 }
 
 /// A lease as one process sees it.

@@ -4,6 +4,7 @@
 //! everything that is retried, and everything that is not.
 
 pub mod backoff;
+pub mod chance;
 pub mod client;
 pub mod clock;
 pub mod duty;

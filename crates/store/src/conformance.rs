@@ -9,7 +9,7 @@
 //!
 //! Needs the feature `conformance` outside of this crate's own tests.
 
-mod backlog;
+pub(crate) mod backlog;
 mod concurrent;
 mod contest;
 mod crash;

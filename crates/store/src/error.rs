@@ -91,11 +91,16 @@ pub enum StoreError {
         /// Whether it is known.
         settled: bool,
     },
-    /// The data is of a newer version than this program.
-    #[error("the state has schema version {found}, newer than this program's {known}")]
+    /// The data is of a version that this program cannot work with.
+    #[error(
+        "the state has schema version {found}, which needs a program that knows version {oldest} at least, and this one \
+         knows {known}; start a newer one, or restore a backup of before"
+    )]
     NewerSchema {
-        /// In the directory.
+        /// In the directory, or the database.
         found: u32,
+        /// The least that a program has to know.
+        oldest: u32,
         /// Ours.
         known: u32,
     },

@@ -12,6 +12,7 @@ mod objects;
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
+use mainstay_runtime::guard::Guard;
 use tokio::sync::Notify;
 
 use crate::error::StoreError;
@@ -241,9 +242,10 @@ impl Hub {
         after: Revision,
     ) -> Result<Watch, StoreError> {
         let (current, floor) = (self.published(), self.floor());
+        let after = if Guard::Resume.holds() { after } else { current };
         if after > current && after > self.objects().revision() {
             Err(StoreError::Future { asked: after, current })
-        } else if after < floor {
+        } else if after < floor && Guard::Floor.holds() {
             Err(StoreError::Expired { asked: after, floor })
         } else {
             Ok(Watch::new(Arc::clone(self), history, scope, after))

@@ -6,9 +6,13 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod error;
+mod given;
 mod hub;
 pub mod keyring;
 pub mod lease;
+mod leases;
+#[cfg(any(test, feature = "conformance"))]
+pub mod memory;
 pub mod message;
 pub mod migrate;
 pub mod object;
@@ -25,6 +29,7 @@ use futures::future::BoxFuture;
 use mainstay_runtime::lease::Leases;
 
 pub use error::StoreError;
+pub use given::Given;
 pub use keyring::{KeyRow, Keyring, Ring, RingChange};
 pub use lease::Fence;
 pub use message::{Append, Appended, Message, NewMessage, Page as MessagePage, Retention, RunRow, Sender};
@@ -51,13 +56,24 @@ pub trait Store: Queue + Keyring + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unmet`], [`StoreError::Exists`], [`StoreError::Missing`], [`StoreError::Conflict`] leave nothing
     /// behind and take no revision; the first of them that applies, in this order.
-    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
+    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_given(Given::default(), write)
+    }
 
     /// Applies a write of a leader, if it still is one: its term is looked at in the write's own transaction.
     ///
     /// # Errors
     /// As [`Store::write`]; before all of these, [`StoreError::Deposed`] when the term is not the lease's newest.
-    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
+    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_given(fence.into(), write)
+    }
+
+    /// Applies a write if something holds besides.
+    ///
+    /// # Errors
+    /// As [`Store::write_under`]; what is given and does not hold is [`StoreError::Unmet`] of the object that is
+    /// required, or of the write's own.
+    fn write_given(&self, given: Given, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>>;
 
     /// The leases of all that share this state, as this process sees them.
     fn leases(&self) -> Arc<dyn Leases>;
@@ -71,6 +87,15 @@ pub trait Store: Queue + Keyring + Send + Sync + 'static {
 
     /// The newest revision that is visible.
     fn revision(&self) -> Revision;
+
+    /// Makes everything up to a revision visible that another process may have told of, if it is there by now. Where
+    /// nobody else writes, that is so already.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] when the database does not say in time.
+    fn reach(&self, _: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
+        std::future::ready(Ok(())).boxed()
+    }
 
     /// The compaction floor: watches and snapshots below it are [`StoreError::Expired`].
     fn floor(&self) -> Revision;

@@ -86,7 +86,7 @@ pub struct Attempt {
 pub struct Claim {
     /// At most so many.
     pub limit: usize,
-    /// No lane may have more than this running.
+    /// No lane may have more than this running, for each replica that has any running.
     pub per_lane: usize,
     /// How long an attempt is held without being renewed.
     pub lease: Duration,
@@ -325,6 +325,7 @@ pub trait Queue: Send + Sync + 'static {
     fn journal(&self, attempt: &Attempt, entry: StepRow) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Says what came of an attempt, and gives the object of one that ended with it. Saying it again after it was said is Fenced.
+    /// It is in its place when this is called: a claim that is asked for afterwards, though before the answer, comes after it.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the attempt is not the current one; [`StoreError::Conflict`] or
@@ -344,6 +345,12 @@ pub trait Queue: Send + Sync + 'static {
     /// Changes when something can be claimed, has a new time at which it is due, or is to be cancelled, that was not before:
     /// whoever waits claims again, and renews what it holds.
     fn queue_changes(&self) -> watch::Receiver<u64>;
+
+    /// How many operations the commits of this process have made ready to be claimed, by whomever: at least so many, and one at
+    /// least with each commit that made any. What others commit does not change it.
+    fn made_ready(&self) -> watch::Receiver<u64> {
+        self.queue_changes()
+    }
 
     /// Figures.
     fn queue_figures(&self) -> BoxFuture<'_, Result<QueueFigures, StoreError>>;

@@ -10,11 +10,13 @@
 //!   typically milliseconds. A process that has not heard of the database for 10 s refuses reads.
 //! - A batch is carried out at most once. Where the answer was lost, the database says what came of it before anything else is sent.
 //! - A database that is another one (another server, a restore, a failover) begins an epoch: no revision is given twice.
+//! - Programs of several versions share a database as long as its schema was not contracted since the oldest ([`Step`]).
 //! - Of two processes that enter under one replica's name the later one writes, and the earlier stops.
 
 mod address;
 mod batch;
 mod chores;
+mod claimed;
 mod feed;
 mod jobs;
 mod keyring;
@@ -22,13 +24,17 @@ mod leases;
 mod link;
 pub(crate) mod load;
 mod options;
+mod parameter;
+mod presence;
 mod queue;
+mod replay;
 mod rows;
 mod schema;
 mod shared;
 mod talk;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 mod writer;
 
 use std::sync::Arc;
@@ -43,17 +49,18 @@ use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
+use crate::given::Given;
 use crate::hub::{Bounds, Hub};
-use crate::lease::Fence;
 use crate::message::{Append, Appended, MAX_MESSAGE, Page, RunRow};
 use crate::object::{Key, MAX_OBJECT, Object, Revision, Write};
 use crate::operation::on_disk;
-use crate::watch::{Replay, ReplayPage, Scope, Watch, WatchEnd};
+use crate::watch::{Scope, Watch};
 use crate::{ListPage, ListQuery, Stats, Store, at_most, lock, refuse};
 pub use address::{Address, AddressError};
 use jobs::{Ask, Done, Job, Jobs};
 use link::Link;
 pub use options::{Options, Time};
+pub use schema::Step;
 use shared::Shared;
 use talk::{Say, Talk};
 
@@ -76,7 +83,7 @@ impl PostgresStore {
     /// Enters the database, makes or updates its tables, and loads the current objects. Blocks meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Away`] when it cannot be reached, [`StoreError::NewerSchema`] when a newer program made its tables, and
+    /// [`StoreError::Away`] when it cannot be reached, [`StoreError::NewerSchema`] when this program is too old for its tables, and
     /// [`StoreError::Database`].
     pub fn open(options: Options) -> Result<Arc<Self>, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -125,13 +132,13 @@ impl PostgresStore {
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
     }
 
-    fn write_if(&self, fence: Option<Fence>, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
+    fn write_if(&self, given: Given, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
         let size = write.draft().len();
         if let Err(error) = at_most(size, MAX_OBJECT) {
             return refuse(error);
         }
         let done = match serde_json::to_string(&write.draft().meta) {
-            Ok(meta) => self.submit(Ask::Write { write, meta, fence }, size, None),
+            Ok(meta) => self.submit(Ask::Write { write, meta, given }, size, None),
             Err(error) => return refuse(StoreError::Database(Arc::new(error))),
         };
         async move {
@@ -174,8 +181,10 @@ impl PostgresStore {
 async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>) -> Result<Arc<Shared>, StoreError> {
     let connections = Tasks::new();
     let link = Link::new(&options.address, format!("mainstay {} enters", options.replica), &connections, None);
-    schema::prepare(&link, options.span).await?;
-    let entered = schema::enter(&link, &options.replica, None, Revision(0)).await?;
+    let steps = schema::steps(options.further.as_ref());
+    let knows = schema::version_of(&steps);
+    schema::prepare(&link, options.span, &steps).await?;
+    let entered = schema::enter(&link, (&options.replica, knows), None, Revision(0)).await?;
     let (objects, floor) = rows::load(&link).await?;
     let bounds = Bounds {
         ring_changes: options.ring_changes,
@@ -183,10 +192,12 @@ async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>)
         watcher_bytes: options.watcher_bytes,
     };
     let hub = Arc::new(Hub::new(bounds, objects, floor));
-    let shared = Arc::new(Shared::new(options, (tasks.clone(), connections), hub, link, entered.term));
+    let shared = Arc::new(Shared::new((options, knows), (tasks.clone(), connections), hub, link, entered.term));
     drop(tasks.spawn("store writer", write(Arc::clone(&shared), jobs)));
     drop(tasks.spawn("store messages", talk::run(Arc::clone(&shared), talk)));
-    drop(tasks.spawn("store leases", leases::run(Arc::clone(&shared))));
+    let (table, stopping) = (leases::Stored::new(Arc::clone(&shared)), tasks.stopping());
+    drop(tasks.spawn("store presence", presence::keep(Arc::clone(&shared))));
+    drop(tasks.spawn("store leases", crate::leases::run(table, Arc::clone(&shared.leadership), stopping)));
     drop(tasks.spawn("store feed", feed::follow(Arc::clone(&shared))));
     drop(tasks.spawn("store hints", feed::tell(Arc::clone(&shared))));
     drop(tasks.spawn("store look-out", queue::look_out(Arc::clone(&shared))));
@@ -199,28 +210,6 @@ async fn write(shared: Arc<Shared>, jobs: Arc<Jobs>) {
     let mut writer = writer::Writer::new(shared);
     while let Some(batch) = jobs.take().await {
         writer.carry_out(batch).await;
-    }
-}
-
-/// Reads changes that have left the ring.
-#[derive(Debug)]
-struct History(Arc<Shared>, tokio::runtime::Handle);
-
-impl Replay for History {
-    fn page(&self, scope: Scope, after: Revision, upto: Revision) -> BoxFuture<'static, Result<ReplayPage, WatchEnd>> {
-        let shared = Arc::clone(&self.0);
-        let _inside = self.1.enter();
-        let reading = self.0.tasks.spawn("store replay", async move {
-            let page = rows::replay(&shared.readers, &scope, after, upto).await;
-            page.map_err(|error| match error {
-                StoreError::Expired { .. } => WatchEnd::Expired,
-                error => {
-                    tracing::warn!(%error, "a watch ends: history cannot be read");
-                    WatchEnd::Closed
-                }
-            })
-        });
-        async move { reading.await.unwrap_or(Err(WatchEnd::Closed)) }.boxed()
     }
 }
 
@@ -248,12 +237,8 @@ impl Store for PostgresStore {
         }
     }
 
-    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        self.write_if(None, write)
-    }
-
-    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        self.write_if(Some(fence), write)
+    fn write_given(&self, given: Given, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_if(given, write)
     }
 
     fn leases(&self) -> Arc<dyn Leases> {
@@ -262,13 +247,21 @@ impl Store for PostgresStore {
 
     fn watch(&self, scope: Scope, after: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {
         let Some(runtime) = &self.runtime else { return refuse(StoreError::Closed) };
-        let history = Arc::new(History(Arc::clone(&self.shared), runtime.handle().clone()));
+        let history = Arc::new(replay::History(Arc::clone(&self.shared), runtime.handle().clone()));
         let watch = self.shared.health.open().and_then(|()| self.shared.hub.watch(history, scope, after));
         std::future::ready(watch).boxed()
     }
 
     fn revision(&self) -> Revision {
         self.shared.hub.published()
+    }
+
+    /// Whoever was told of it elsewhere may come here before the hint does.
+    fn reach(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
+        if revision <= self.shared.hub.published() {
+            return std::future::ready(Ok(())).boxed();
+        }
+        self.on_store(Arc::clone(&self.shared).reach(revision))
     }
 
     fn floor(&self) -> Revision {

@@ -40,8 +40,8 @@ use mainstay_runtime::lease::{self, LocalLeases};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::StoreError;
+use crate::given::Given;
 use crate::hub::{Bounds, Hub};
-use crate::lease::Fence;
 use crate::message::{Append, Appended, MAX_MESSAGE, Page, RunRow};
 use crate::object::{Key, MAX_OBJECT, Object, Revision, Write};
 use crate::operation;
@@ -204,14 +204,14 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    fn write_if(&self, fence: Option<Fence>, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
+    fn write_if(&self, given: Given, write: Write) -> BoxFuture<'static, Result<Arc<Object>, StoreError>> {
         let size = write.draft().len();
         if let Err(error) = at_most(size, MAX_OBJECT) {
             return refuse(error);
         }
         match serde_json::to_string(&write.draft().meta) {
             Ok(meta) => self.submit(size, move |turn| {
-                fence.as_ref().map_or(Ok(()), |fence| turn.holds(fence))?;
+                turn.meets(&given, &write)?;
                 turn.write(&write, &meta)
             }),
             Err(error) => refuse(StoreError::Database(Arc::new(error))),
@@ -236,12 +236,8 @@ impl Store for SqliteStore {
         }
     }
 
-    fn write(&self, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        self.write_if(None, write)
-    }
-
-    fn write_under(&self, fence: Fence, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
-        self.write_if(Some(fence), write)
+    fn write_given(&self, given: Given, write: Write) -> BoxFuture<'_, Result<Arc<Object>, StoreError>> {
+        self.write_if(given, write)
     }
 
     fn leases(&self) -> Arc<dyn lease::Leases> {

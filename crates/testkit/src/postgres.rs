@@ -4,6 +4,7 @@
 //! relies on the order of bytes has to say so. Statistics, caches and checkpoints are as installed; memory is not.
 
 mod database;
+mod pooler;
 mod programs;
 mod setup;
 mod standby;
@@ -18,6 +19,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 pub use self::database::Database;
+pub use self::pooler::Pooler;
 pub use self::standby::Replication;
 use crate::daemon::{Daemon, run};
 use crate::server::reserve;

@@ -69,8 +69,10 @@ impl Fault {
 }
 
 /// The fault, and what was ordered besides.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Weather {
+    /// Where new connections lead.
+    server: SocketAddr,
     fault: Fault,
     /// How often a fault was set: what [`Fault::CutAfter`] counts begins anew with each.
     settings: u64,
@@ -109,11 +111,11 @@ impl Proxy {
     /// When it cannot listen.
     pub async fn start(server: SocketAddr) -> anyhow::Result<Self> {
         let (listen, reserved) = reserve()?;
+        let clear = Weather { server, fault: Fault::Pass, settings: 0, cuts: 0 };
         let (tasks, (weather, _), (counts, counted)) =
-            (Tasks::new(), watch::channel(Weather::default()), watch::channel(Counts::default()));
+            (Tasks::new(), watch::channel(clear), watch::channel(Counts::default()));
         let (listens, listening) = watch::channel(false);
-        let acceptor =
-            accept::Acceptor { listen, server, weather: weather.subscribe(), listens, counts, tasks: tasks.clone() };
+        let acceptor = accept::Acceptor { listen, weather: weather.subscribe(), listens, counts, tasks: tasks.clone() };
         tasks.spawn("accept of a proxy", acceptor.run(tasks.stopping()));
         let proxy = Self { listen, _reserved: reserved, weather, listening, counts: counted, tasks };
         proxy.set(Fault::Pass).await?;
@@ -141,6 +143,14 @@ impl Proxy {
         let obeyed = listening.wait_for(|listens| *listens == (fault != Fault::Refuse));
         tokio::time::timeout(PATIENCE, obeyed).await.context("the proxy does not obey")?.context("the proxy ended")?;
         Ok(())
+    }
+
+    /// New connections lead to another server, as after a failover; those that are open are reset.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.weather.send_modify(|weather| {
+            weather.server = server;
+            weather.cuts += 1;
+        });
     }
 
     /// Resets all connections that are open, on both sides.

@@ -194,6 +194,11 @@ impl Server {
         Ok(status)
     }
 
+    /// Where it listens, over all its starts, whatever its role.
+    pub const fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// The pid of the server, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 
 use super::KeysError;
 
+/// What nobody but an owner may do, beside that its group may read.
+const MORE: u32 = 0o037;
 /// No file of ours is larger.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -52,7 +54,10 @@ fn read_with(path: &Path, flags: OFlags, may_be_roots: bool) -> Result<Option<Ze
     if !(may_be_roots && found.uid() == 0) {
         check_owner(path, &found)?;
     }
-    check_mode(path, &found, "0600")?;
+    let is_given = may_be_roots && is_given(found.uid(), rustix::process::geteuid().as_raw(), found.mode());
+    if !is_given {
+        check_mode(path, &found, "0600")?;
+    }
     // Full capacity at once, so that no copy of a secret is left behind by a reallocation.
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1));
     file.take(MAX_BYTES).read_to_end(&mut content).map_err(|error| KeysError::io("read", path, error))?;
@@ -104,10 +109,31 @@ fn check_owner(path: &Path, found: &fs::Metadata) -> Result<(), KeysError> {
     Err(KeysError::unsafe_file(path, format!("it belongs to user {owner}, and must belong to user {ours}")))
 }
 
+/// Whether a file is root's, given to somebody else to read: systemd's credentials and mounted Secrets are, by a list or a group
+/// that shows as the file's group.
+const fn is_given(owner: u32, ours: u32, mode: u32) -> bool {
+    owner == 0 && ours != 0 && mode & MORE == 0
+}
+
 fn check_mode(path: &Path, found: &fs::Metadata, wanted: &str) -> Result<(), KeysError> {
     if found.mode() & 0o077 != 0 {
         let mode = found.mode() & 0o777;
         return Err(KeysError::unsafe_file(path, format!("its mode is {mode:04o}, and must be {wanted}")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_root_gives_to_another_to_read_may_be_a_groups() {
+        assert!(is_given(0, 1_000, 0o100_440) && is_given(0, 1_000, 0o100_640) && is_given(0, 1_000, 0o100_400));
+        for (owner, ours, mode) in
+            [(0, 0, 0o440), (1_000, 1_000, 0o440), (0, 1_000, 0o444), (0, 1_000, 0o460), (0, 1_000, 0o441)]
+        {
+            assert!(!is_given(owner, ours, mode), "{owner} {ours} {mode:o}");
+        }
+    }
 }

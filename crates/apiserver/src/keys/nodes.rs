@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mainstay_api::node::hex;
 use mainstay_runtime::Timestamp;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -9,7 +10,7 @@ use rcgen::{
 };
 
 use super::certificates::{Authority, pem};
-use super::{Keys, KeysError};
+use super::{Keys, KeysError, sha256};
 use crate::auth::identity::NODES;
 
 /// How long a node's certificate lasts; its agent renews it at two thirds.
@@ -35,6 +36,14 @@ impl Keys {
     /// [`KeysError::Certificate`] for a request that cannot be read or is not signed by its own key.
     pub fn sign_node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
         self.issuing()?.node(request, name, uid, now)
+    }
+
+    /// The SHA-256 of the authority that [`Keys::sign_node`] signs by now, in hex.
+    ///
+    /// # Errors
+    /// [`KeysError::Absent`] when there is none.
+    pub(crate) fn issuer(&self) -> Result<String, KeysError> {
+        Ok(hex(&sha256(self.issuing()?.certificate())))
     }
 
     /// Whether [`Keys::sign_node`] would take this request.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioExecutor;
+use mainstay_runtime::guard::Guard;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Exchange;
@@ -76,7 +77,7 @@ async fn bounded(stream: impl Future<Output = ()>, pace: Arc<Pace>, stall: Durat
         if timer.as_ref().map(|(since, _)| *since) != waiting {
             timer = waiting.map(|since| (since, Box::pin(sleep(stall))));
         }
-        let Some((_, timer)) = &mut timer else { return Poll::Pending };
+        let Some((_, timer)) = timer.as_mut().filter(|_| Guard::Stall.holds()) else { return Poll::Pending };
         timer.as_mut().poll(context).map(|()| tracing::debug!("a peer does not read its stream, which is reset"))
     })
     .await;

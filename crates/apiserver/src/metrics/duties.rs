@@ -22,6 +22,7 @@ pub(super) fn of_duties(duties: &Duties) -> Vec<Figure> {
         failures(&seen),
     ];
     figures.extend(leases(duties));
+    figures.extend(happened(duties));
     figures
 }
 
@@ -34,6 +35,18 @@ fn failures(seen: &[(&'static str, Seen)]) -> Figure {
     };
     let help = "Passes that failed, and leases that could not be had";
     Figure { name: "duty_failures".to_owned(), help, counter: true, values: seen.iter().flat_map(of_duty).collect() }
+}
+
+fn happened(duties: &Duties) -> [Figure; 5] {
+    let counts = duties.lease_counts();
+    let count = |name: &str, help, value: Value| Figure::plain(&format!("leases_{name}"), help, true, value);
+    [
+        count("taken", "Leases that this process took", counts.taken.into()),
+        count("silent_seconds", "How long those were without a sign of their holder", counts.silent.into()),
+        count("given_up", "Leases that could not be renewed in time", counts.given_up.into()),
+        count("replaced", "Leases found to be held by another process", counts.replaced.into()),
+        count("failed", "Looks at leases, renewals among them, that failed", counts.failed.into()),
+    ]
 }
 
 fn leases(duties: &Duties) -> [Figure; 2] {

@@ -127,6 +127,7 @@ pub(super) fn of_store(store: &dyn Store) -> Vec<Figure> {
     let stats = store.stats();
     let (counter, gauge) = (true, false);
     vec![
+        Figure::plain("store_writable", "Whether writes can be stored", gauge, u64::from(store.ready().is_ok())),
         Figure::plain("store_objects", "Objects now", gauge, stats.objects),
         Figure::plain("store_revision", "The newest revision", gauge, store.revision().0),
         Figure::plain("store_floor", "The compaction floor", gauge, store.floor().0),

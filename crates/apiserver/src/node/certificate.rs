@@ -1,5 +1,7 @@
 //! `nodecertificates`: a node's certificate, for a join token once, and for the node itself when it is to be renewed.
 //!
+//! A node that sends no request is told which authorities there are, so that it learns of a new one while it runs.
+//!
 //! A join token is checked by a Secret of type `mainstay.dev/node-token` in `mainstay-system`, which holds the hash of its
 //! secret. It is used up by removing that Secret at the revision that was read: of two who show it at the same moment one
 //! is refused, whatever becomes of the other.
@@ -26,7 +28,7 @@ use crate::body::Body;
 use crate::catalog::Entry;
 use crate::content;
 use crate::habits;
-use crate::keys::sha256;
+use crate::keys::{KeysError, sha256};
 use crate::object;
 use crate::respond;
 use crate::server::ApiServer;
@@ -99,26 +101,32 @@ pub(crate) async fn create(
 ) -> ApiResult<Response<Body>> {
     let body = content::parse_fields(&parts.headers, &body, "a NodeCertificate")?;
     let spec = &body["spec"];
-    let request = spec["request"].as_str().ok_or_else(|| ApiError::bad_request("spec.request: is missing"))?;
+    let keys = server.access().authenticator.keys();
+    let unknown = |error: KeysError| ApiError::unavailable(format!("the authority is not known: {error}"));
+    let mut status = json!({ "authority": keys.authority_pem(), "issuer": keys.issuer().map_err(unknown)? });
+    let Some(request) = spec["request"].as_str() else {
+        let node = identity.node_name().ok_or_else(|| ApiError::bad_request("spec.request: is missing"))?;
+        return answer(node, &status);
+    };
     let (name, uid) = match (identity.node_name(), identity.joins_with()) {
         (Some(node), _) => (node.to_owned(), identity.uid().to_owned()),
         (None, Some(id)) => join(server, id, spec["nodeName"].as_str().unwrap_or_default(), request).await?,
         (None, None) => return Err(ApiError::new(403, "Forbidden", "only nodes, and who may join, get a certificate")),
     };
-    let keys = &server.access().authenticator.keys();
     let signed = keys.sign_node(request, &name, &uid, server.clock().now()).map_err(|error| {
         ApiError::bad_request(format!("spec.request: {}", mainstay_runtime::failure::chain_of(&error)))
     })?;
     tracing::info!(node = name, until = %signed.until, "a node got a certificate");
+    status["certificate"] = signed.certificate.into();
+    status["issuedTimestamp"] = server.clock().now().to_string().into();
+    status["expirationTimestamp"] = signed.until.to_string().into();
+    answer(&name, &status)
+}
+
+fn answer(node: &str, status: &Value) -> ApiResult<Response<Body>> {
     let answer = json!({
         "apiVersion": format!("{}/{}", PLACE.0, PLACE.1), "kind": "NodeCertificate", "metadata": {},
-        "spec": { "nodeName": name },
-        "status": {
-            "certificate": signed.certificate,
-            "authority": keys.authority_pem(),
-            "issuedTimestamp": server.clock().now().to_string(),
-            "expirationTimestamp": signed.until.to_string(),
-        },
+        "spec": { "nodeName": node }, "status": status,
     });
     Ok(respond::json(StatusCode::CREATED, object::to_bytes(&answer)?))
 }

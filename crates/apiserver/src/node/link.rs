@@ -2,6 +2,10 @@
 //!
 //! `GET nodes/NAME/link` with an upgrade turns a connection round: from then on the server is the client of HTTP/2 on it. One
 //! per node; a newer one takes the place of the older. It ends with the right to it, and with the server.
+//!
+//! A node keeps one to each replica, since any of them may be asked for its logs. Who they are, and how many, it need not
+//! know, nor reach each by an address of its own: it goes on opening connections, says which replicas it has, and one that is
+//! among them answers 204.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,9 +16,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyDataStream, Full};
 use hyper::upgrade::OnUpgrade;
+use mainstay_api::names::{LINKED_HEADER, REPLICA_HEADER};
 use mainstay_api::node::{LINK_PROTOCOL, LogRequest};
 use mainstay_runtime::client::Reversed;
 use mainstay_runtime::failure::chain_of;
@@ -35,12 +40,22 @@ const TURN: Duration = Duration::from_secs(10);
 const LIFE: Duration = Duration::from_hours(12);
 
 /// The agents that can be reached, by the name of their node.
-#[derive(Debug, Default)]
-pub struct Links(Mutex<HashMap<String, Arc<dyn NodeLink>>>);
+#[derive(Debug)]
+pub struct Links {
+    /// Which replica this is: another one after each start.
+    replica: String,
+    all: Mutex<HashMap<String, Arc<dyn NodeLink>>>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { replica: format!("{:016x}", rand::random::<u64>()), all: Mutex::default() }
+    }
+}
 
 impl Links {
     fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn NodeLink>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn get(&self, node: &str) -> Option<Arc<dyn NodeLink>> {
@@ -49,6 +64,12 @@ impl Links {
 
     pub(crate) fn put(&self, node: &str, link: Arc<dyn NodeLink>) {
         self.all().insert(node.to_owned(), link);
+    }
+
+    /// Whether the node has a link to this replica, and says so.
+    fn has(&self, node: &str, headers: &HeaderMap) -> bool {
+        let said = headers.get(LINKED_HEADER).and_then(|said| said.to_str().ok()).unwrap_or_default();
+        said.split(',').any(|replica| replica.trim() == self.replica) && self.get(node).is_some()
     }
 
     /// Forgets this one, unless another has taken its place.
@@ -68,10 +89,16 @@ pub(crate) fn open(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let asked = call.parts.headers.get(UPGRADE).is_some_and(|value| value == LINK_PROTOCOL);
     let upgrade = call.parts.extensions.get::<OnUpgrade>().filter(|_| asked).cloned();
     let upgrade = upgrade.ok_or_else(|| ApiError::bad_request(format!("expected an upgrade to {LINK_PROTOCOL}")))?;
+    let mut response = Response::new(Body::empty());
+    let replica = HeaderValue::from_str(&call.server.links().replica).map_err(ApiError::internal)?;
+    response.headers_mut().insert(REPLICA_HEADER, replica);
+    if call.server.links().has(call.name(), &call.parts.headers) {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
     let holder = Holder::of(call, Verb::Get);
     let (server, node) = (call.server.clone(), call.name().to_owned());
     drop(call.server.tasks().spawn("node link", async move { serve(server, node, holder, upgrade).await }));
-    let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(LINK_PROTOCOL));

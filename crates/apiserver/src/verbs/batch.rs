@@ -92,7 +92,7 @@ async fn store(
     let created = if options.dry_run {
         create::pretend(call, &new.value).await?
     } else {
-        create::store(call, new, within).await?
+        create::store(call, new, within, None).await?
     };
     // As it was created: nothing is known of it yet that its object does not say.
     Ok(created.body.clone())

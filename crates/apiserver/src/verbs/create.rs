@@ -15,7 +15,7 @@ use crate::catalog::Habit;
 use crate::content;
 use crate::habits;
 use crate::object;
-use crate::quota;
+use crate::quota::{self, Room};
 use crate::server::Call;
 use crate::status::{About, ApiError, ApiResult};
 use crate::verbs::{batch, read};
@@ -26,7 +26,7 @@ const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const MAX_GENERATED_BASE: usize = 58;
 /// Draws of a generated name before giving up.
 const MAX_DRAWS: usize = 8;
-/// Draws, and changes of the namespace in between, before giving up.
+/// Draws, and changes of the namespace or of what is used in it in between, before giving up.
 const MAX_RACES: usize = 128;
 
 /// Answers `POST` on a collection.
@@ -45,9 +45,9 @@ pub(crate) async fn create(call: &Call<'_>, body: Bytes) -> ApiResult<Response<B
     let mut new = identify(call, value)?;
     let within = place(call, object::text(&new.value, "name")).await?;
     complete(call, &mut new.value, options, &mut warnings).await?;
-    let turn = quota::admit(call, &new.value).await?;
-    let created = if options.dry_run { pretend(call, &new.value).await? } else { store(call, new, within).await? };
-    drop(turn);
+    let room = quota::admit(call, &new.value).await?;
+    let created =
+        if options.dry_run { pretend(call, &new.value).await? } else { store(call, new, within, room).await? };
     let mut response = read::object_response(call, StatusCode::CREATED, &created).await?;
     crate::respond::warn(&mut response, &warnings);
     Ok(response)
@@ -148,11 +148,16 @@ pub(super) async fn complete(
 }
 
 /// Writes the object where it still may be: whatever happened since the first look at its namespace, and however this
-/// server ends, nothing comes into being in a namespace that is gone or going.
+/// server ends, nothing comes into being in a namespace that is gone or going, or for which there is no room.
 ///
 /// # Errors
-/// 409 when the name is taken, and what the store refuses.
-pub(super) async fn store(call: &Call<'_>, new: New, mut within: Option<Requires>) -> ApiResult<Arc<Object>> {
+/// 409 when the name is taken, 403 when there is no room any more, and what the store refuses.
+pub(super) async fn store(
+    call: &Call<'_>,
+    new: New,
+    mut within: Option<Requires>,
+    mut room: Option<Room<'_>>,
+) -> ApiResult<Arc<Object>> {
     let New { mut value, generate } = new;
     let value = &mut value;
     let mut draws = 1;
@@ -160,13 +165,17 @@ pub(super) async fn store(call: &Call<'_>, new: New, mut within: Option<Requires
         let key = call.entry.key(call.namespace(), object::text(value, "name"));
         let draft = habits::sealed_draft(call.server, call.entry, value)?;
         trace::writes(&draft.meta.uid);
-        match call.write(Write::Create { key, draft, requires: within.clone() }).await {
+        let since = room.as_ref().map(Room::since);
+        match call.write_if_none_since(since, Write::Create { key, draft, requires: within.clone() }).await {
             Err(StoreError::Exists(_)) if generate.is_some() && draws < MAX_DRAWS => {
                 draws += 1;
                 object::set(value, "name", draw_name(generate.as_deref().unwrap_or_default()));
             }
             Err(StoreError::Unmet(_)) => {
                 within = place(call, object::text(value, "name")).await?;
+                if let Some(room) = &mut room {
+                    room.count(call, value).await?;
+                }
             }
             other => {
                 return other.map_err(|error| ApiError::from_store(&error, call.about(object::text(value, "name"))));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use mainstay_api::project::RESERVED;
+use mainstay_runtime::guard::Guard;
 use mainstay_store::{Object, StoreError, Write};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -190,7 +191,7 @@ async fn remove(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOp
             _ => Cow::Borrowed(&old),
         };
         let new = marked(call.server, call.entry, &begun, options);
-        let held = object::is_held(&new);
+        let held = object::is_held(&new) && Guard::Finalizers.holds();
         if held && object::same_but_revision(&old, &new) {
             return Ok(Removed::Going(current));
         }
@@ -218,7 +219,7 @@ async fn remove(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOp
 fn check(call: &Call<'_>, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
     let Some(wanted) = &options.preconditions else { return Ok(()) };
     let about = call.about(&current.key.name);
-    if let Some(uid) = wanted.uid.as_deref().filter(|uid| **uid != *current.meta.uid) {
+    if let Some(uid) = wanted.uid.as_deref().filter(|uid| **uid != *current.meta.uid && Guard::Uid.holds()) {
         let found = &current.meta.uid;
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}");
         return Err(ApiError::conflict(about, why));

@@ -112,7 +112,7 @@ pub(crate) fn scope(call: &Call<'_>) -> ApiResult<(Option<Scope>, Selector)> {
 ///
 /// # Errors
 /// 400 for combinations that make no sense, 504 for a revision that does not exist yet.
-pub(crate) fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
+pub(crate) async fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
     let asked = call.query.number::<u64>("resourceVersion").map_err(|_| {
         ApiError::bad_request(format!(
             "resourceVersion: Invalid value: {:?}: must be a number that this server returned",
@@ -137,11 +137,21 @@ pub(crate) fn check_revision(call: &Call<'_>) -> ApiResult<Option<Revision>> {
         }
     };
     let asked = Revision(asked.unwrap_or(0));
-    let current = call.server.store().revision();
+    let current = reach(call, asked).await?;
     if asked > current {
         return Err(ApiError::from_history(&StoreError::Future { asked, current }));
     }
     Ok(exact.then_some(asked))
+}
+
+/// The newest revision here, once it is looked for this one, of which the client may have heard from another replica.
+///
+/// # Errors
+/// 503 when the database does not say in time.
+pub(crate) async fn reach(call: &Call<'_>, asked: Revision) -> ApiResult<Revision> {
+    let store = call.server.store();
+    store.reach(asked).await.map_err(|error| ApiError::from_store(&error, call.about("")))?;
+    Ok(store.revision())
 }
 
 /// One page of what matches.
@@ -162,12 +172,12 @@ async fn select(call: &Call<'_>, scope: Scope, selector: &Selector) -> ApiResult
             }
             let from = Continue::decode(token)?;
             // No page of ours ended at a revision that there is not yet, nor before the first.
-            if from.r == 0 || Revision(from.r) > call.server.store().revision() {
+            if from.r == 0 || Revision(from.r) > reach(call, Revision(from.r)).await? {
                 return Err(ApiError::bad_request("continue key is not valid"));
             }
             (query.at, query.after) = (Some(Revision(from.r)), Some((from.s, from.n)));
         }
-        None => query.at = check_revision(call)?,
+        None => query.at = check_revision(call).await?,
     }
     if selector.is_everything() {
         let page = page(call, query).await?;

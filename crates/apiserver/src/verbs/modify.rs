@@ -5,7 +5,7 @@
 
 use mainstay_api::{Fault, FieldError};
 use mainstay_runtime::trace;
-use mainstay_store::{Object, StoreError, Write};
+use mainstay_store::{Object, Revision, StoreError, Write};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::habits;
 use crate::object;
 use crate::server::Call;
 use crate::status::{ApiError, ApiResult};
+use crate::verbs::list;
 
 /// Lost races before the caller is told.
 const MAX_RACES: usize = 128;
@@ -57,6 +58,9 @@ pub(crate) async fn modify(
         let current = found.ok_or_else(|| ApiError::not_found(about))?;
         let old = habits::opened(call.server, call.entry, object::parse(&current)?)?;
         let mut made = make(&habits::visible(call.entry, &old))?;
+        if race < MAX_RACES && is_ahead(call, &made).await? {
+            continue;
+        }
         identify(call, change, &mut made, &old)?;
         warnings.clear();
         let new = admit(call, change, made, &old, warnings).await?;
@@ -87,6 +91,13 @@ pub(crate) async fn modify(
         }
     }
     Err(ApiError::modified(about))
+}
+
+/// Whether it was made from what another replica showed, and this one holds it only by now.
+async fn is_ahead(call: &Call<'_>, made: &Value) -> ApiResult<bool> {
+    let from = object::text(made, "resourceVersion").parse().map_or(Revision(0), Revision);
+    let before = call.server.store().revision();
+    Ok(from > before && list::reach(call, from).await? > before)
 }
 
 /// Type, namespace, name, uid and resourceVersion of the new state must be those of the object.

@@ -18,7 +18,7 @@ use crate::verbs::list;
 /// # Errors
 /// 404, and what the store refuses.
 pub(crate) async fn get(call: &Call<'_>) -> ApiResult<Response<Body>> {
-    list::check_revision(call)?;
+    list::check_revision(call).await?;
     let object = find(call).await?;
     object_response(call, StatusCode::OK, &object).await
 }

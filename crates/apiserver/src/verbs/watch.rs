@@ -109,8 +109,8 @@ struct Start {
 /// Opens the watch, after a snapshot of what is there when the client wants that first.
 async fn begin(call: &Call<'_>, asked: &Asked, scope: &Scope, selector: &Selector) -> ApiResult<Start> {
     let store = call.server.store();
+    let current = list::reach(call, asked.revision).await?;
     let (items, revision) = if asked.initial {
-        let current = store.revision();
         if asked.revision > current {
             return Err(ahead(asked.revision, current));
         }

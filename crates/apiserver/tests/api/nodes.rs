@@ -248,6 +248,71 @@ async fn an_agent_of_an_older_term_writes_nothing() {
     write(Some(fence("box", 5)), &status, &change).await.expect(200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_agent_has_under_way_when_its_term_ends_is_written_before_or_not_at_all() {
+    let api = with_roles().await;
+    let agent = peer(&api, "box").await;
+    api.post(PODS, &bound("box")).await.expect(201);
+    let (lease, status) = (format!("{LEASE}/box"), format!("{PODS}/on-box/status"));
+    let revision = |answer: &Value| answer["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let (mut written, mut refused) = (0, 0);
+    for term in 1..=30_u64 {
+        let take = async {
+            let taken = json!({"spec": {"leaseTransitions": term + 1}});
+            let answer = send(&api, Caller::Certified(agent.clone()), "PATCH", &lease, &[], &taken).await;
+            revision(&answer.expect(200))
+        };
+        let (fence, older) = (fence("box", term), agent.clone());
+        let write = async |number: u64| {
+            let headers = [("mainstay-fence", fence.as_str())];
+            let change = json!({"status": {"message": format!("{term}/{number}")}});
+            send(&api, Caller::Certified(older.clone()), "PATCH", &status, &headers, &change).await
+        };
+        send(
+            &api,
+            Caller::Certified(agent.clone()),
+            "PATCH",
+            &lease,
+            &[],
+            &json!({"spec": {"leaseTransitions": term}}),
+        )
+        .await
+        .expect(200);
+        let early = join_all((0..8).map(&write));
+        let late = join_all((8..16).map(&write));
+        let (early, taken, late) = futures::join!(early, take, late);
+        for answer in early.into_iter().chain(late) {
+            if answer.status == 200 {
+                let at = revision(&answer.expect(200));
+                assert!(at < taken, "term {} was taken at {taken}, and {term} writes at {at}", term + 1);
+                written += 1;
+            } else {
+                assert_eq!(answer.expect(409)["reason"], "Fenced");
+                refused += 1;
+            }
+        }
+    }
+    assert!(written > 0 && refused > 0, "{written} were written, {refused} refused");
+}
+
+#[tokio::test]
+async fn a_node_is_told_which_authorities_there_are_without_a_certificate() {
+    let api = with_roles().await;
+    let agent = peer(&api, "box").await;
+    let ask = json!({"spec": {}});
+    let told = send(&api, Caller::Certified(agent), "POST", CERTIFICATES, &[], &ask).await.expect(201);
+    assert_eq!(told["status"]["authority"], api.keys.authority_pem());
+    assert!(
+        told["status"]["certificate"].is_null() && told["status"]["issuer"].as_str().unwrap().len() == 64,
+        "{told}"
+    );
+    let one = token("one");
+    keep(&api, &one, "", "3600").await;
+    let bearer = format!("Bearer {}", one.bearer());
+    let answer = send(&api, Caller::Unknown, "POST", CERTIFICATES, &[("authorization", &bearer)], &ask).await;
+    answer.refused(400, "spec.request");
+}
+
 #[tokio::test]
 async fn a_node_that_was_removed_or_whose_certificate_is_over_is_unknown() {
     let api = with_roles().await;

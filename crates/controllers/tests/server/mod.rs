@@ -94,6 +94,7 @@ impl Server {
         let teardown: Arc<dyn Handler> = Arc::new(Teardown::new(client));
         Workers::start(mainstay_operations::Surroundings {
             queue: self.store.clone(),
+            turns: None,
             ledger: Arc::new(Objects),
             handlers: Handlers::new([teardown]),
             clock: Clock::system(),

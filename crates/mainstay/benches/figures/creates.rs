@@ -14,7 +14,7 @@ use crate::table::{Aim, Floor, Row};
 use crate::{Plan, echo, floors};
 
 pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const CLIENTS: [usize; 3] = [1, 16, 64];
+pub(crate) const CLIENTS: [usize; 3] = [1, 16, 64];
 const SPAN: Duration = Duration::from_secs(3);
 
 /// What the runs at one number of clients gave.
@@ -34,12 +34,12 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
     for _ in 0..plan.runs(5) {
         others.push(plan.settle().await);
         let server = Server::start(&plan.exe)?;
-        let access = Access::of(&server.kubeconfig())?;
+        let one = [Access::of(&server.kubeconfig())?];
         let pid = server.pid().context("a server")?;
-        load(&access, pid, 16, Duration::from_secs(1), "warm").await?;
+        load(&one, &[pid], 16, Duration::from_secs(1), "warm").await?;
         syncs.push(fdatasync(server.scratch(), 500)?.median());
         for (runs, clients) in runs.iter_mut().zip(CLIENTS) {
-            let rate = load(&access, pid, clients, SPAN, &format!("c{clients}")).await?;
+            let rate = load(&one, &[pid], clients, SPAN, &format!("c{clients}")).await?;
             runs.creates.push(rate.per_second);
             runs.server.push(rate.server);
             runs.clients.push(rate.clients);
@@ -47,7 +47,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
         drop(server);
         let peer = echo::Peer::start()?;
         for (runs, clients) in runs.iter_mut().zip(CLIENTS) {
-            runs.echoes.push(load(&peer.access, peer.pid(), clients, Duration::from_secs(1), "echo").await?.per_second);
+            runs.echoes.push(echoed(&peer, clients).await?);
             runs.rows.push(floors::sqlite(u32::try_from(clients)?)?);
         }
     }
@@ -84,9 +84,14 @@ impl Runs {
     }
 }
 
+async fn echoed(peer: &echo::Peer, clients: usize) -> anyhow::Result<f64> {
+    let peers = std::slice::from_ref(&peer.access);
+    Ok(load(peers, &[peer.pid()], clients, Duration::from_secs(1), "echo").await?.per_second)
+}
+
 /// Creates per second, and microseconds of CPU that each took.
-struct Rate {
-    per_second: f64,
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
     server: f64,
     clients: f64,
 }
@@ -97,13 +102,20 @@ pub(crate) fn map(name: &str) -> String {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": data }).to_string()
 }
 
-/// So many clients, each with a connection of its own and one request at a time.
-async fn load(access: &Access, pid: u32, clients: usize, span: Duration, label: &str) -> anyhow::Result<Rate> {
+/// So many clients over servers with these processes, each with a connection of its own and one request at a time.
+pub(crate) async fn load(
+    servers: &[Access],
+    pids: &[u32],
+    clients: usize,
+    span: Duration,
+    label: &str,
+) -> anyhow::Result<Rate> {
     let mut links = Vec::new();
-    for _ in 0..clients {
+    for access in servers.iter().cycle().take(clients) {
         links.push(access.connect().await?);
     }
-    let (began, before, ours) = (Instant::now(), usage(pid)?.cpu, usage(std::process::id())?.cpu);
+    let theirs = || pids.iter().map(|pid| Ok(usage(*pid)?.cpu)).sum::<anyhow::Result<f64>>();
+    let (access, began, before, ours) = (&servers[0], Instant::now(), theirs()?, usage(std::process::id())?.cpu);
     let runs = links.into_iter().enumerate().map(|(client, link)| {
         let prefix = format!("{label}-{client}");
         access.tasks().spawn("load", client_loop(link, prefix, began, span))
@@ -119,7 +131,7 @@ async fn load(access: &Access, pid: u32, clients: usize, span: Duration, label: 
     let count = sample.len() as f64;
     let rate = Rate {
         per_second: count / took,
-        server: (usage(pid)?.cpu - before) * 1e6 / count,
+        server: (theirs()? - before) * 1e6 / count,
         clients: (usage(std::process::id())?.cpu - ours) * 1e6 / count,
     };
     eprintln!(

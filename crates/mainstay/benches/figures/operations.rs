@@ -44,7 +44,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
         syncs.push(fdatasync(server.scratch(), 500)?.median());
         let mut link = access.connect().await?;
         starts.push(begun(&mut link, "alone").await?);
-        let (create, done) = flood(&access, &mut link).await?;
+        let (create, done) = flood(std::slice::from_ref(&access), std::slice::from_mut(&mut link)).await?;
         creates.push(create);
         rates.push(done);
         let before = usage(pid)?.resident;
@@ -85,7 +85,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// Milliseconds from the sending of a create to the start that the operation tells: the 99th percentile.
-async fn begun(link: &mut Link, label: &str) -> anyhow::Result<f64> {
+pub(crate) async fn begun(link: &mut Link, label: &str) -> anyhow::Result<f64> {
     let clock = Clock::system();
     let mut times = Vec::new();
     for at in 0..STARTS {
@@ -106,12 +106,12 @@ async fn begun(link: &mut Link, label: &str) -> anyhow::Result<f64> {
     Ok(sample.percentile(99.0))
 }
 
-/// Operations a second: created, and ended.
-async fn flood(access: &Access, link: &mut Link) -> anyhow::Result<(f64, f64)> {
-    let before = succeeded(link).await?;
+/// Operations a second, over these servers: created, and ended.
+pub(crate) async fn flood(servers: &[Access], links: &mut [Link]) -> anyhow::Result<(f64, f64)> {
+    let before = succeeded(links).await?;
     let since = Instant::now();
     let mut clients = Vec::new();
-    for client in 0..CONNECTIONS {
+    for (client, access) in servers.iter().cycle().take(CONNECTIONS).enumerate() {
         let mut link = access.connect().await?;
         clients.push(access.tasks().spawn("load", async move {
             for batch in 0..COUNT / CONNECTIONS / BATCH {
@@ -127,7 +127,7 @@ async fn flood(access: &Access, link: &mut Link) -> anyhow::Result<(f64, f64)> {
         client.await??;
     }
     let created = since.elapsed();
-    while succeeded(link).await? - before < COUNT as u64 {
+    while succeeded(links).await? - before < COUNT as u64 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let done = since.elapsed();
@@ -136,13 +136,17 @@ async fn flood(access: &Access, link: &mut Link) -> anyhow::Result<(f64, f64)> {
     Ok((rate(created), rate(done)))
 }
 
-/// How many attempts have succeeded.
-async fn succeeded(link: &mut Link) -> anyhow::Result<u64> {
-    let text = String::from_utf8(link.send(Method::GET, "/metrics", "").await?.to_vec())?;
-    let line = text.lines().find(|line| {
-        line.starts_with("mainstay_operation_attempts_total") && line.contains("noop") && line.contains("succeeded")
-    });
-    Ok(line.and_then(|line| line.rsplit(' ').next()).map_or(Ok(0), str::parse)?)
+/// How many attempts have succeeded, on all servers.
+async fn succeeded(links: &mut [Link]) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for link in links {
+        let text = String::from_utf8(link.send(Method::GET, "/metrics", "").await?.to_vec())?;
+        let line = text.lines().find(|line| {
+            line.starts_with("mainstay_operation_attempts_total") && line.contains("noop") && line.contains("succeeded")
+        });
+        count += line.and_then(|line| line.rsplit(' ').next()).map_or(Ok(0), str::parse::<u64>)?;
+    }
+    Ok(count)
 }
 
 /// Puts operations into the queue that are not due for long.

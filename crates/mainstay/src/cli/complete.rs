@@ -110,7 +110,7 @@ fn typed_flags() -> ServerFlags {
         })
     };
     ServerFlags {
-        server: typed(&["--server"]),
+        server: typed(&["--server"]).into_iter().collect(),
         ca: typed(&["--ca"]).map(Into::into),
         token_file: typed(&["--token-file"]).map(Into::into),
         kubeconfig: typed(&["--kubeconfig"]).map(Into::into),

@@ -12,8 +12,8 @@ use mainstay_store::sqlite::moved::MOVED;
 use super::failure::{CliError, CliResult};
 use super::fsck;
 use super::offline::{contents, examine};
+use crate::address::database::DatabaseArgs;
 use crate::archive::KEY;
-use crate::database::DatabaseArgs;
 use crate::output;
 use crate::output::progress::Meter;
 

@@ -12,9 +12,9 @@ use crate::cli::failure::{CliError, CliResult};
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerFlags {
-    /// URL of the server, in place of a kubeconfig
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "kubeconfig")]
-    pub(crate) server: Option<String>,
+    /// URL of the server, in place of a kubeconfig; for a node, of each replica: several with commas, or given more than once
+    #[arg(long, global = true, value_name = "URL", value_delimiter = ',', conflicts_with = "kubeconfig")]
+    pub(crate) server: Vec<String>,
     /// PEM file with the authority that signed the server's certificate
     #[arg(long, global = true, value_name = "FILE", requires = "server")]
     pub(crate) ca: Option<PathBuf>,
@@ -49,7 +49,10 @@ pub(crate) fn default_data_dir() -> PathBuf {
 pub(super) async fn find(flags: &ServerFlags) -> CliResult<Found> {
     // The process has one provider; that it was chosen before is no failure.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let config = if let Some(url) = &flags.server {
+    let config = if let [url, more @ ..] = &flags.server[..] {
+        if !more.is_empty() {
+            return Err(CliError::Usage("--server: one is asked; several are for `serve --role node`".to_owned()));
+        }
         by_url(url, flags)?
     } else if let Some(file) = flags.kubeconfig.clone().or_else(|| variable("MAINSTAY_KUBECONFIG").map(Into::into)) {
         by_kubeconfig(read(&file)?, flags, None).await?

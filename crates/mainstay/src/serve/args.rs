@@ -12,8 +12,11 @@ use mainstay_apiserver::keys::certificate_name;
 use zeroize::Zeroizing;
 
 use super::role::Role;
+use super::standby::StandbyArgs;
 use super::traces;
-use crate::database::DatabaseArgs;
+use crate::address::database::DatabaseArgs;
+use crate::address::queue::QueueArgs;
+use crate::further::FurtherArgs;
 
 /// Bytes of a token that are read.
 const MAX_TOKEN: u64 = 4_096;
@@ -37,6 +40,8 @@ pub(crate) struct ServeArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) queue: QueueArgs,
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,
@@ -53,6 +58,9 @@ pub(crate) struct ServeArgs {
     /// Seconds for everything to finish after SIGTERM; a second signal ends it at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=3_600))]
     pub(crate) grace_period: u16,
+    /// Seconds from saying that it is not ready, after SIGTERM, to refusing connections: for load balancers to notice
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=600))]
+    pub(crate) drain_delay: u16,
     /// The file with the key that wraps all others: 32 random bytes, 0600; DIR/key if none is named, made at the first start
     #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,
@@ -71,12 +79,21 @@ pub(crate) struct ServeArgs {
     /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
     #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
     pub(crate) drill_backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) standby: StandbyArgs,
+    #[command(flatten)]
+    pub(crate) further: FurtherArgs,
 }
 
 impl ServeArgs {
     /// Time for everything to finish once it is told to stop.
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_period.into())
+    }
+
+    /// Time for load balancers to notice that it is going.
+    pub(crate) fn drain_delay(&self) -> Duration {
+        Duration::from_secs(self.drain_delay.into())
     }
 
     /// The token by which this machine is to join, if one is given.

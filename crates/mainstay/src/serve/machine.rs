@@ -5,23 +5,28 @@ mod health;
 mod identity;
 mod join;
 mod link;
+mod servers;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+use http::StatusCode;
+use hyper::upgrade::Upgraded;
+use mainstay_api::names::REPLICA_HEADER;
 use mainstay_node::agent::{self, AgentConfig, Shims, term};
 use mainstay_runtime::KeyBackoff;
-use mainstay_runtime::client::open;
+use mainstay_runtime::client::{CallError, HttpError, open};
 use mainstay_runtime::duty::{Duties, table};
 use mainstay_runtime::failure::{Class, Classify as _};
 
 use super::process::Process;
-use super::{name, node};
+use super::{name, node, probe};
 use client::Clients;
 use identity::Identity;
+use servers::Servers;
 
 /// A machine that has joined.
 #[derive(Clone)]
@@ -36,34 +41,58 @@ pub(super) struct Machine {
 
 /// Finds this machine's certificate, or gets one with the join token.
 pub(super) async fn identity(process: &mut Process) -> anyhow::Result<()> {
-    let url = process.server_url.clone().context("--role node needs --server URL, where the API is")?;
-    let uri: http::Uri = url.parse().with_context(|| format!("--server {url}"))?;
-    ensure!(uri.scheme_str() == Some("https") && uri.host().is_some(), "--server {url}: must be https://HOST:PORT");
     let dir = process.dir().join("node");
     let name = name::of(&dir, process.args.node_name.as_deref())?;
     let held = identity::lock(&dir)?;
     let now = process.clock.now();
     let kept = identity::read(&dir)?.filter(|kept| kept.until > now);
-    let kept = if let Some(kept) = kept { kept } else { joined(process, &uri, &dir, &name).await? };
+    let known = kept.as_ref().map_or(&[][..], |kept| &kept.servers);
+    // What is said now counts, and is remembered.
+    let urls = if process.servers.is_empty() { known.to_vec() } else { process.servers.clone() };
+    let servers = Servers::of(&urls)?;
+    let kept = match kept {
+        Some(kept) if kept.servers == urls => kept,
+        Some(kept) => remembered(&dir, identity::Kept { servers: urls, ..kept })?,
+        None => remembered(&dir, identity::Kept { servers: urls, ..joined(process, &servers, &name).await? })?,
+    };
     let identity = Identity::new(dir, kept, held)?;
-    let clients = Clients::new(&uri, &identity)?;
+    let clients = Clients::new(&servers, &identity)?;
     let duties = Duties::alone(process.tasks.clone(), process.clock.clone());
     process.machine = Some(Machine { name, identity, clients, duties, seen: health::Seen::default() });
     Ok(())
 }
 
-/// Joins with the token that is given.
-async fn joined(process: &Process, uri: &http::Uri, dir: &Path, name: &str) -> anyhow::Result<identity::Kept> {
+fn remembered(dir: &Path, kept: identity::Kept) -> anyhow::Result<identity::Kept> {
+    identity::write(dir, &kept)?;
+    Ok(kept)
+}
+
+/// Joins with the token that is given, by the first server that answers.
+async fn joined(process: &Process, servers: &Servers, name: &str) -> anyhow::Result<identity::Kept> {
     let token = process.args.join_token()?.with_context(|| {
         format!(
             "this machine has no valid certificate: make a token for it, `mainstay node token {name}`, and give it with \
              --join-token-file"
         )
     })?;
-    let joined = join::join(uri, name, &token).await.context("join")?;
-    identity::write(dir, &joined)?;
-    tracing::info!(node = name, "joined");
-    Ok(joined)
+    let mut last = anyhow::anyhow!("there is no server");
+    for server in servers.all() {
+        match join::join(server, name, &token).await {
+            Ok(joined) => {
+                tracing::info!(node = name, %server, "joined");
+                return Ok(joined);
+            }
+            Err(error) => {
+                let refused = error.downcast_ref::<CallError>().is_some_and(|error| error.status().is_some());
+                last = error.context(format!("join {server}"));
+                if refused {
+                    break;
+                }
+                tracing::warn!(error = format!("{last:#}"), "not joined");
+            }
+        }
+    }
+    Err(last)
 }
 
 /// Answers about its health.
@@ -71,7 +100,8 @@ pub(super) async fn health(process: &mut Process) -> anyhow::Result<()> {
     let machine = process.machine()?;
     let answers = health::Answers::new(machine.seen.clone(), machine.duties.clone(), process.tasks.clone());
     let listen: SocketAddr = process.args.listen;
-    let (address, serving) = health::bind(listen, answers, process.args.grace()).await?;
+    let answers: probe::Answers = Arc::new(move |method, path, here| answers.answer(method, path, here));
+    let (address, serving) = probe::bind(listen, answers, process.tasks.clone(), process.args.grace()).await?;
     drop(process.tasks.essential("health", serving));
     anstream::println!("mainstay {} is node {}, health at https://{address}", env!("CARGO_PKG_VERSION"), machine.name);
     Ok(())
@@ -105,7 +135,13 @@ pub(super) async fn agent(process: &mut Process) -> anyhow::Result<()> {
     let (identity, clients, clock) = (machine.identity.clone(), machine.clients.clone(), process.clock.clone());
     machine.duties.start(&table::NODE_CERTIFICATE, move |_| {
         let (identity, client, now) = (identity.clone(), clients.api().clone(), clock.now());
-        async move { identity.renew(&client, now).await }
+        let renewed = clients.clone();
+        async move {
+            if identity.renew(&client, now).await? {
+                renewed.refresh();
+            }
+            Ok(())
+        }
     });
     Ok(())
 }
@@ -140,20 +176,35 @@ async fn taken(
     }
 }
 
-/// Keeps a connection over which the server can ask.
+/// Keeps connections over which the servers can ask.
 pub(super) async fn link(process: &mut Process) -> anyhow::Result<()> {
     let machine = process.machine()?.clone();
     if let Some(agent) = process.agent.clone() {
-        let run = |stop| link::run(machine, agent, stop);
+        let tasks = process.tasks.clone();
+        let run = |stop| link::run(machine, agent, tasks, stop);
         drop(process.tasks.essential("link", run));
     }
     std::future::ready(Ok(())).await
 }
 
 impl Machine {
-    /// One connection, from its opening.
-    async fn opened(&self, term: u64) -> Result<hyper::upgrade::Upgraded, mainstay_runtime::client::HttpError> {
-        open(self.clients.shown(), self.clients.link_request(&self.name, term)).await
+    /// One more connection, to the server whose turn it is, and which replica that is; `None` where that is one of those that
+    /// have one.
+    async fn opened(&self, turn: usize, term: u64, linked: &[String]) -> Result<Option<(String, Upgraded)>, HttpError> {
+        let request = self.clients.link_request(turn, &self.name, term, linked);
+        // One that does not say which replica it is, is the one at its address.
+        let address = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        if linked.contains(&address) {
+            return Ok(None);
+        }
+        match open(self.clients.shown(), request).await {
+            Ok((headers, connection)) => {
+                let said = headers.get(REPLICA_HEADER).and_then(|said| said.to_str().ok());
+                Ok(Some((said.map_or(address, str::to_owned), connection)))
+            }
+            Err(HttpError::Refused(StatusCode::NO_CONTENT)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

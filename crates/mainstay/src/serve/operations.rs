@@ -29,6 +29,7 @@ pub(super) fn start(process: &Process) -> anyhow::Result<()> {
     let served = process.served()?;
     Workers::start(Surroundings {
         queue: served.store.clone(),
+        turns: served.turns.clone(),
         ledger: Arc::new(Objects),
         handlers: handlers(process, served, served.server()?)?,
         clock: process.clock.clone(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 use mainstay_node::agent::Handle;
 use mainstay_runtime::{Clock, Tasks};
+use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::machine::Machine;
@@ -19,12 +20,14 @@ use server::Served;
 pub(super) struct Process {
     /// The command line.
     pub(super) args: ServeArgs,
-    /// The URL of the server, of a node's.
-    pub(super) server_url: Option<String>,
+    /// The URLs of the servers, of a node's.
+    pub(super) servers: Vec<String>,
     /// The parts that were started.
     started: Vec<&'static str>,
     /// Owns all tasks.
     pub(super) tasks: Tasks,
+    /// It was told to stop, and says so to whoever asks whether it is ready; it still does everything.
+    pub(super) leaving: CancellationToken,
     /// The time.
     pub(super) clock: Clock,
     /// What becomes of traces.
@@ -39,15 +42,16 @@ pub(super) struct Process {
 
 impl Process {
     /// A process with nothing started. Makes its data directory.
-    pub(super) fn new(args: ServeArgs, server_url: Option<String>, figures: Figures) -> anyhow::Result<Self> {
+    pub(super) fn new(args: ServeArgs, servers: Vec<String>, figures: Figures) -> anyhow::Result<Self> {
         super::dir::prepare(&args.data_dir)?;
         let clock = Clock::kept_in(&args.data_dir.join("clock")).context("open the clock")?;
         let tasks = Tasks::new();
         Ok(Self {
             args,
-            server_url,
+            servers,
             started: Vec::new(),
             tasks,
+            leaving: CancellationToken::new(),
             clock,
             figures,
             served: None,

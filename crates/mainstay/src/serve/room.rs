@@ -2,13 +2,11 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::time::Duration;
 
 use mainstay_runtime::Tasks;
 use mainstay_store::StoreError;
 
-/// Between two tries; the store itself looks for room as often.
-const PAUSE: Duration = Duration::from_secs(1);
+use super::again;
 
 /// Whether it failed since there was no room on the disk.
 pub(super) fn is_lacking(error: &anyhow::Error) -> bool {
@@ -24,28 +22,12 @@ pub(super) fn is_lacking(error: &anyhow::Error) -> bool {
 ///
 /// # Errors
 /// When it fails for another reason, or the process stops first.
-pub(super) async fn waited_for<T, F>(tasks: &Tasks, mut write: impl FnMut() -> F) -> anyhow::Result<T>
+pub(super) async fn waited_for<T, F>(tasks: &Tasks, write: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let stop = tasks.stopping();
-    let mut told = false;
-    loop {
-        let error = match write().await {
-            Err(error) if is_lacking(&error) => error,
-            outcome => return outcome,
-        };
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!(
-                "{error:#}: only reads are served, and sessions are left to themselves, until there is room"
-            );
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(error),
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-    }
+    let meanwhile = "only reads are served, and sessions are left to themselves, until there is room";
+    again::while_so(tasks, (is_lacking, meanwhile), write).await
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +13,42 @@ use mainstay_store::postgres::Address;
 use mainstay_store::sqlite::{Options, SqliteStore, backup, moved, take_directory};
 use mainstay_store::{PostgresStore, Store, StoreError, postgres};
 
+use super::again;
+
 /// How often it is looked whether the store has ended by itself.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The store, and what keeps other processes out of the data directory.
 pub(super) type State = (Arc<dyn Store>, Option<Arc<File>>);
 
-/// Opens it.
+/// Opens it, once the database can be reached; `further` is a drill's step of its schema.
+///
+/// # Errors
+/// When another process has the directory, the database cannot be used, or the process is told to stop first.
+pub(super) async fn opened(
+    tasks: &Tasks,
+    dir: PathBuf,
+    database: Option<Address>,
+    further: Option<postgres::Step>,
+) -> anyhow::Result<State> {
+    let meanwhile = "nothing is served until it can be reached";
+    again::while_so(tasks, (is_away, meanwhile), || {
+        let (dir, database, further) = (dir.clone(), database.clone(), further.clone());
+        async { tokio::task::spawn_blocking(move || open(&dir, database.as_ref(), further)).await? }
+    })
+    .await
+}
+
+/// Whether it failed since the database is away.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Away(_)))
+}
+
+/// Opens it; `further` is a drill's step of the schema of a database.
 ///
 /// # Errors
 /// When another process has the directory, or the database cannot be used.
-pub(super) fn open(dir: &Path, database: Option<&Address>) -> anyhow::Result<State> {
+fn open(dir: &Path, database: Option<&Address>, further: Option<postgres::Step>) -> anyhow::Result<State> {
     let Some(address) = database else {
         let store =
             SqliteStore::open(Options::new(dir)).with_context(|| format!("open the store in {}", dir.display()))?;
@@ -38,14 +63,14 @@ pub(super) fn open(dir: &Path, database: Option<&Address>) -> anyhow::Result<Sta
         state.display()
     );
     let replica = replica(dir).with_context(|| format!("name the replica of {}", dir.display()))?;
-    let options = postgres::Options::new(address.clone(), replica.as_str());
+    let options = postgres::Options { further, ..postgres::Options::new(address.clone(), replica.as_str()) };
     let store = PostgresStore::open(options).with_context(|| format!("open the database {address}"))?;
     tracing::info!(%replica, database = %address, "state is shared");
     Ok((store, Some(Arc::new(held))))
 }
 
 /// What this directory's process is called among the replicas: chosen once.
-fn replica(dir: &Path) -> std::io::Result<String> {
+pub(super) fn replica(dir: &Path) -> std::io::Result<String> {
     let path = dir.join("replica");
     match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -143,5 +143,5 @@ async fn ends(case: &Case) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_to_end_leaves_nothing_wherever_it_is() -> anyhow::Result<()> {
-    run("an operation is cancelled, or deleted, at each point", drawn("cancellations", cases(), 6), ends).await
+    run("an operation is cancelled, or deleted, at each point", drawn("cancellations", cases(), 4), ends).await
 }

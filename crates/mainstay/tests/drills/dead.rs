@@ -82,7 +82,7 @@ async fn dies_and_is_replayed(case: &Case) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_died_at_a_step_is_replayed_as_if_nothing_had_happened() -> anyhow::Result<()> {
-    let cases = drawn("dead letters", cases(), 6);
+    let cases = drawn("dead letters", cases(), 4);
     run("an operation dies at each step and is replayed", cases, dies_and_is_replayed).await
 }
 

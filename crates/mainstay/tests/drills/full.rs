@@ -49,7 +49,7 @@ async fn on_a_small_file_system() -> anyhow::Result<()> {
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(place.data_dir()).status()?;
     ensure!(mount.success(), "no small file system");
     let stuffing = place.data_dir().join("stuffing");
-    let (stage, server) = Stage::of(place).await?;
+    let (stage, server) = Stage::as_is(place).await?;
     for name in names() {
         let mut spec = provision(&name);
         // A full disk may last longer than this test is patient.

@@ -83,5 +83,5 @@ async fn sick(case: &Case) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_may_fail_in_each_way() -> anyhow::Result<()> {
-    run("drill-backend is sick at each step", drawn("sick steps", cases(), 8), sick).await
+    run("drill-backend is sick at each step", drawn("sick steps", cases(), 6), sick).await
 }

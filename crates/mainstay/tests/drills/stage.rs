@@ -11,7 +11,7 @@ use mainstay_testkit::server::Server;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::exe;
+use crate::{database, exe};
 
 /// Longest time for an operation, over all that happens to it.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
@@ -35,8 +35,14 @@ impl Stage {
         Self::of(Server::idle(exe())?).await
     }
 
-    /// With this server, which is started.
+    /// With this server, which is started on this run's database.
     pub(crate) async fn of(mut server: Server) -> anyhow::Result<(Self, Server)> {
+        database::give(&mut server)?;
+        Self::as_is(server).await
+    }
+
+    /// With this server, which is started on the database that it has.
+    pub(crate) async fn as_is(mut server: Server) -> anyhow::Result<(Self, Server)> {
         let mut backend = DrillBackend::start()?;
         backend.guard(guards()).await?;
         server.set_arguments(&["--drill-backend", &backend.url()]);

@@ -12,8 +12,18 @@ use crate::EXE;
 use crate::stage::{Machine, Stage};
 
 /// What is answered at a URL: its status, and its text.
-fn probe(url: &str) -> (u16, String) {
-    let output = Command::new("curl").args(["-sk", "-m", "20", "-w", "\n%{http_code}", url]).output().unwrap();
+pub(crate) fn probe(url: &str) -> (u16, String) {
+    probe_as("", url)
+}
+
+/// The same, for whoever has this token.
+pub(crate) fn probe_as(token: &str, url: &str) -> (u16, String) {
+    let mut command = Command::new("curl");
+    command.args(["-sk", "-m", "20", "-w", "\n%{http_code}", url]);
+    if !token.is_empty() {
+        command.args(["-H", &format!("Authorization: Bearer {token}")]);
+    }
+    let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let (text, code) = text.rsplit_once('\n').unwrap_or(("", "0"));
     (code.parse().unwrap_or(0), text.to_owned())
@@ -90,4 +100,28 @@ fn a_second_signal_ends_a_process_at_once() {
     let code = machine.wait();
     assert!(matches!(code, Some(0 | 130)), "{code:?}: {}", machine.log_text());
     let _: &Machine = &machine;
+}
+
+#[test]
+fn a_server_that_goes_says_so_before_it_refuses_anybody() {
+    let mut server = Server::idle(EXE).unwrap();
+    server.set_arguments(&["--role", "api", "--drain-delay", "600"]);
+    server.restart().unwrap();
+    let url = server.url().unwrap();
+    assert_eq!(probe(&format!("{url}/readyz")).0, 200);
+    let pid = rustix::process::Pid::from_raw(server.pid().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (code, said) = probe(&format!("{url}/readyz"));
+        if code == 503 && said.contains("leaving") {
+            break;
+        }
+        assert!(code == 200 && Instant::now() < end, "{code}: {said}");
+    }
+    // Whoever has not noticed yet is served, over new connections, too.
+    let made = server.command(&["apply", "-f", "-"]).stdin(manifest()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(server.wait().unwrap().code(), Some(130), "{}", server.log_text());
 }

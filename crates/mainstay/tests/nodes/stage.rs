@@ -111,12 +111,23 @@ impl Stage {
 
     /// A machine that joins with a token of its own.
     pub(crate) fn machine(&self, name: &str) -> Machine {
+        self.machine_of(name, &self.server.url().unwrap())
+    }
+
+    /// The same, told of these servers.
+    pub(crate) fn machine_of(&self, name: &str, urls: &str) -> Machine {
         let token = self.token(&[]);
-        let mut machine = Machine::new(name, &self.server.url().unwrap());
+        let mut machine = Machine::new(name, urls);
         machine.start(Some(&token));
         self.until("nodes", name, |node| ready(node) == Some(true));
         machine
     }
+}
+
+/// The log of a session, when this server can get it.
+pub(crate) fn log(stage: &Stage, session: &str) -> Option<String> {
+    let read = stage.try_run(&["logs", session, "-n", "web"], "");
+    read.status.success().then(|| String::from_utf8(read.stdout).unwrap())
 }
 
 /// Whether a node is said to be ready.
@@ -125,12 +136,17 @@ pub(crate) fn ready(node: &Value) -> Option<bool> {
     Some(conditions.iter().find(|one| one["type"] == "Ready")?["status"] == "True")
 }
 
-const PROJECT: &str = "apiVersion: mainstay.dev/v1alpha1\nkind: Project\nmetadata: {name: web}\nspec: {}\n";
+pub(crate) const PROJECT: &str = "apiVersion: mainstay.dev/v1alpha1\nkind: Project\nmetadata: {name: web}\nspec: {}\n";
 
 impl Machine {
     pub(crate) fn new(name: &str, url: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("mainstay-node-").tempdir().unwrap();
         Self { name: name.to_owned(), url: url.to_owned(), dir, child: None, health: String::new() }
+    }
+
+    /// From its next start on it is told of no server.
+    pub(crate) fn is_told_nothing(&mut self) {
+        self.url.clear();
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
@@ -149,7 +165,10 @@ impl Machine {
     pub(crate) fn spawn(&mut self, token: Option<&str>) -> mpsc::Receiver<String> {
         assert!(self.child.is_none());
         let mut command = Command::new(EXE);
-        command.args(["serve", "--role", "node", "--server", &self.url, "--listen", "127.0.0.1:0"]);
+        command.args(["serve", "--role", "node", "--listen", "127.0.0.1:0"]);
+        if !self.url.is_empty() {
+            command.args(["--server", &self.url]);
+        }
         command.args(["--node-name", &self.name, "--data-dir"]).arg(self.dir());
         if let Some(token) = token {
             let file = self.dir.path().join("token");

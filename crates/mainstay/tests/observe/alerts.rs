@@ -12,6 +12,19 @@ use crate::{EXE, apply, operation, project_file, read};
 
 const RULES: &str = "deploy/observability/alerts.yaml";
 const DASHBOARD: &str = "deploy/observability/dashboard.json";
+/// What grows on a server that is unwell.
+const GROWING: [&str; 10] = [
+    "mainstay_request_panics_total",
+    "mainstay_operation_workers_lost_total",
+    "mainstay_operation_fenced_total",
+    "mainstay_operation_settle_retries_total",
+    "mainstay_backend_full_total",
+    "mainstay_duty_failures_total",
+    "mainstay_duty_missed_total",
+    "mainstay_driver_transient_failures_total",
+    "mainstay_leases_given_up_total",
+    "mainstay_leases_taken_total",
+];
 
 /// Runs promtool, which `scripts/prepare` puts into `target/tools`; gives whether all was well, and what it said.
 fn promtool(arguments: &[&str]) -> (bool, String) {
@@ -131,6 +144,13 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
     let (rules, panels) = (rules(), panels());
     assert!(rules.len() >= 15 && panels.len() >= 15, "{} rules, {} panels", rules.len(), panels.len());
     rules.iter().map(|(_, expression)| expression).chain(&panels).for_each(|expression| check(expression, &families));
+    // Who leads, in which term, and what was refused: all that is counted of it is shown.
+    let shown: BTreeSet<String> = panels.iter().flat_map(|panel| asked(panel)).map(|(name, _)| name).collect();
+    let of_leaders = |name: &&String| {
+        ["mainstay_lease", "mainstay_fenced_writes", "mainstay_operation_turns"].iter().any(|of| name.starts_with(of))
+    };
+    let hidden: Vec<&String> = families.keys().filter(of_leaders).filter(|name| !shown.contains(*name)).collect();
+    assert!(hidden.is_empty(), "{hidden:?} are in no panel");
     let runbook = read("docs/runbook.md");
     for (alert, _) in &rules {
         assert!(runbook.contains(&format!("\n### {alert}\n")), "docs/runbook.md does not say what to do about {alert}");
@@ -140,7 +160,12 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
     // What a test cannot drive it into in time is put in, under the names and labels that it has.
     let backend = "backend=\"dns\",class=\"read\",host=\"h\"";
     let mut worse = sick.replace("mainstay_operations{state=\"ready\"} 0", "mainstay_operations{state=\"ready\"} 5");
-    for (figure, value) in [("store_queued", "5000".to_owned()), ("operation_longest_wait_seconds", "90".to_owned())] {
+    for (figure, value) in [
+        ("store_queued", "5000".to_owned()),
+        ("operation_longest_wait_seconds", "90".to_owned()),
+        ("store_writable", "0".to_owned()),
+        ("operation_turns_away", "1".to_owned()),
+    ] {
         let line = worse.lines().find(|line| line.starts_with(&format!("mainstay_{figure} "))).unwrap().to_owned();
         worse = worse.replace(&line, &format!("mainstay_{figure} {value}"));
     }
@@ -154,17 +179,7 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
     // Its own gets were fast.
     let fast = |line: &&str| line.contains("_bucket") && line.contains("verb=\"get\"");
     let worse = worse.lines().filter(|line| !fast(line)).collect::<Vec<_>>().join("\n");
-    let growing = [
-        "mainstay_request_panics_total",
-        "mainstay_operation_workers_lost_total",
-        "mainstay_operation_fenced_total",
-        "mainstay_operation_settle_retries_total",
-        "mainstay_backend_full_total",
-        "mainstay_duty_failures_total",
-        "mainstay_duty_missed_total",
-        "mainstay_driver_transient_failures_total",
-    ];
-    let mut series = series(&worse, &growing);
+    let mut series = series(&worse, &GROWING);
     for (bound, grows) in [("0.5", 0), ("1.0", 0), ("5.0", 10), ("+Inf", 10)] {
         let sample = format!("mainstay_request_duration_seconds_bucket{{le=\"{bound}\",verb=\"get\"}}");
         writeln!(series, "      - {{series: '{sample}', values: '0+{grows}x60'}}").unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use mainstay_testkit::command::finish;
+use mainstay_testkit::command::{Done, finish};
 use mainstay_testkit::postgres::{self, Cluster, Database};
 use mainstay_testkit::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +24,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Fleet {
     pub(crate) servers: Vec<Server>,
+    arguments: Vec<Vec<String>>,
     cluster: &'static Cluster,
     database: Database,
     /// The terms that were seen of each lease, in order.
@@ -34,22 +35,30 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// So many servers, all ready.
     pub(crate) fn start(count: usize) -> Self {
+        Self::start_with(count, &[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn start_with(count: usize, more: &[&str]) -> Self {
         let cluster = postgres::shared().unwrap();
         let database = cluster.database().unwrap();
         let keys = tempfile::tempdir().unwrap();
         let key = keys.path().join("key");
         fs::write(&key, rand::random::<[u8; 32]>()).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut arguments = Vec::new();
         let server = |at: usize| {
             let mut server = Server::idle(EXE).unwrap();
             let name = format!("n{at}");
-            server.set_arguments(&["--key-file", key.to_str().unwrap(), "--node-name", &name]);
+            let own = ["--key-file", key.to_str().unwrap(), "--node-name", &name].map(str::to_owned);
+            arguments.push(own.into_iter().chain(more.iter().map(|&more| more.to_owned())).collect::<Vec<_>>());
+            server.set_arguments(&arguments[at].iter().map(String::as_str).collect::<Vec<_>>());
             server.set_env("MAINSTAY_DATABASE", Some(&database.url));
             server.restart().unwrap();
             server
         };
         let servers = (0..count).map(server).collect();
-        Self { servers, cluster, database, seen: RefCell::default(), _keys: keys }
+        Self { servers, arguments, cluster, database, seen: RefCell::default(), _keys: keys }
     }
 
     /// A client of one server with the credentials that another has written down.
@@ -65,7 +74,22 @@ impl Fleet {
         mainstay_runtime::client::remote(&config.unwrap(), PATIENCE).unwrap()
     }
 
-    fn sql(&self, query: &str) -> String {
+    /// Stops a server as its service would, and starts it with further arguments: another version.
+    pub(crate) fn replace(&mut self, at: usize, more: &[&str]) {
+        let own = self.arguments[at].iter().map(String::as_str);
+        self.servers[at].stop().unwrap();
+        self.servers[at].set_arguments(&own.chain(more.iter().copied()).collect::<Vec<_>>());
+        self.servers[at].restart().unwrap();
+    }
+
+    /// A verb that uses the database itself.
+    pub(crate) fn over_database(&self, arguments: &[&str]) -> Done {
+        let mut command = self.servers[0].command(arguments);
+        command.env("MAINSTAY_DATABASE", &self.database.url);
+        finish(command, "")
+    }
+
+    pub(crate) fn sql(&self, query: &str) -> String {
         self.cluster.sql(&self.database.name, query).unwrap()
     }
 

@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Between two renewals; also how long one may take.
+/// Between two renewals; also how long one may take. After one that failed the next comes sooner, and asks another server where
+/// there are several.
 const RENEW: Duration = Duration::from_secs(RENEW_SECONDS as u64);
 
 const DOING: &str = "renew the node's lease";
@@ -115,6 +116,7 @@ impl Kept {
                 Ok(Err(failure)) => Some(failure),
                 Err(late) => Some(Failure::caused_by(Class::Indeterminate, DOING, late)),
             };
+            let pause = if failure.is_none() { RENEW } else { RENEW.mul_f64(rand::random_range(0.1..0.4)) };
             match failure {
                 None => {
                     self.renewed.send_replace(Some(began));
@@ -131,7 +133,7 @@ impl Kept {
                     }
                 }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(RENEW)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
         }

@@ -2,10 +2,12 @@ use futures::future::BoxFuture;
 use mainstay_runtime::operation::{At, Progress, Step, Work};
 use mainstay_store::operation::{Ending, Settlement, State};
 use mainstay_store::{Draft, Object, StoreError, Write};
+use mainstay_testkit::redis::{Keeps, Redis};
 use serde_json::Value;
 
 use super::*;
 use crate::fake::{FakeQueue, claimed, finds};
+use crate::turns::Address;
 
 /// Operations do what their names say.
 #[derive(Debug)]
@@ -82,14 +84,23 @@ impl Ledger for Named {
 }
 
 fn start(queue: &Arc<FakeQueue>) -> (Surroundings, Instant) {
+    start_with(queue, None)
+}
+
+fn start_with(queue: &Arc<FakeQueue>, turns: Option<Turns>) -> (Surroundings, Instant) {
+    start_as(queue, turns, Policy::default())
+}
+
+fn start_as(queue: &Arc<FakeQueue>, turns: Option<Turns>, policy: Policy) -> (Surroundings, Instant) {
     let named: Arc<dyn Handler> = Arc::new(Named);
     let with = Surroundings {
         queue: queue.clone(),
+        turns,
         ledger: Arc::new(Named),
         handlers: Handlers::new([named]),
         clock: Clock::virtual_from("2030-01-01T00:00:00Z".parse().unwrap()),
         tasks: Tasks::new(),
-        policy: Policy::default(),
+        policy,
         metrics: Metrics::default(),
     };
     Workers::start(with.clone());
@@ -110,10 +121,23 @@ async fn the_queue_is_looked_at_when_something_may_be_there_and_now_and_then() {
     let (with, began) = start(&queue);
     tokio::time::sleep(Duration::from_secs(80)).await;
     queue.changed();
-    tokio::task::yield_now().await;
+    queue.asked(7).await;
     let seconds: Vec<f64> =
         queue.claimed().iter().map(|at| (at.duration_since(began).as_secs_f64() * 10.0).round() / 10.0).collect();
     assert_eq!(seconds, [0.0, 7.0, 11.0, 11.5, 41.5, 71.5, 80.0]);
+    ends(with).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_begins_while_an_end_is_stored_and_not_without_bound() {
+    let queue = FakeQueue::new(["ok-1", "ok-2", "ok-3"].map(|name| Ok(finds([claimed(name, 0)]))));
+    queue.answers(false);
+    let (with, _) = start_as(&queue, None, Policy { slots: 1, slots_per_lane: 1, ..Policy::default() });
+    queue.settled(2).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!(queue.claimed().len(), 2, "one ends, and one has the slot");
+    queue.answers(true);
+    queue.settled(3).await;
     ends(with).await;
 }
 
@@ -200,4 +224,20 @@ async fn whose_step_got_done_is_no_suspect_any_more_and_leaves_the_place_to_the_
     assert!(at - began < Duration::from_secs(2));
     assert!(matches!(settlement, Settlement::End { state: State::Succeeded, .. }), "{settlement:?}");
     ends(with).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_has_them_claim_and_so_does_a_hint_that_no_turn_follows() {
+    let redis = Redis::start(Keeps::Nothing).unwrap();
+    let turns = Turns::new(Address::parse(&redis.url()).unwrap(), "here", "one", crate::turns::Metrics::default());
+    let (queue, tasks, made) = (FakeQueue::new([]), Tasks::new(), watch::Sender::new(0));
+    turns.tell(&tasks, made.subscribe());
+    let (with, _) = start_with(&queue, Some(turns));
+    queue.asked(1).await;
+    made.send_replace(1);
+    queue.asked(2).await;
+    queue.changed();
+    queue.asked(3).await;
+    with.tasks.stop();
+    tasks.stop();
 }

@@ -334,6 +334,7 @@ impl Bench {
         let metrics = Metrics::default();
         Workers::start(Surroundings {
             queue: self.store.clone() as Arc<dyn Queue>,
+            turns: None,
             ledger: Arc::new(Plain),
             handlers: Handlers::new([scripted]),
             clock: Clock::system(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
@@ -77,22 +77,27 @@ impl Reversed {
     }
 }
 
-/// Opens a connection by this request, which asks for an upgrade; the caller serves HTTP/2 on it.
+/// Opens a connection by this request, which asks for an upgrade; the caller serves HTTP/2 on it. Gives the answer's headers, too.
 ///
 /// # Errors
 /// When no connection is made in time, or the server does not agree.
-pub async fn open(tls: Arc<rustls::ClientConfig>, request: Request<Empty<Bytes>>) -> Result<Upgraded, HttpError> {
+pub async fn open(
+    tls: Arc<rustls::ClientConfig>,
+    request: Request<Empty<Bytes>>,
+) -> Result<(HeaderMap, Upgraded), HttpError> {
     confine(request.uri())?;
     let https = HttpsConnectorBuilder::new().with_tls_config(Arc::unwrap_or_clone(tls));
     let https = https.https_only().enable_http1().wrap_connector(Confined::new());
     let pool = pool(https, Some((CALL_DEADLINE, SILENCE)));
     let deadline = CONNECT_TIMEOUT * 2;
     let upgrade = async {
-        let answer = pool.request(request).await?;
+        let mut answer = pool.request(request).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(HttpError::Refused(answer.status()));
         }
-        hyper::upgrade::on(answer).await.map_err(|error| HttpError::Broken(error.into()))
+        let headers = std::mem::take(answer.headers_mut());
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| HttpError::Broken(error.into()))?;
+        Ok((headers, upgraded))
     };
     tokio::time::timeout(deadline, upgrade).await.unwrap_or(Err(HttpError::TooLate(deadline)))
 }

@@ -52,7 +52,7 @@ where
                 }
                 Some(Err(failure)) => {
                     self.failed(&failure);
-                    let pause = backoff.fail(rand::random());
+                    let pause = backoff.fail(crate::chance::unit());
                     self.stop.run_until_cancelled(sleep(pause)).await;
                 }
             }
@@ -80,7 +80,7 @@ where
         let mut course = Course::new(self.duty, done);
         loop {
             let now = self.clock.now();
-            let planned = course.plan(now, rand::random());
+            let planned = course.plan(now, crate::chance::unit());
             lock(&self.seen).next = now.checked_add(planned.wait).ok();
             let start = self.clock.since_boot() + planned.wait;
             tokio::select! {
@@ -92,7 +92,7 @@ where
             let (due, missed) = course.begin(planned, self.clock.now());
             lock(&self.seen).missed += missed;
             let outcome = self.pass(due, term).await;
-            course.end(outcome.is_ok(), self.clock.now(), rand::random());
+            course.end(outcome.is_ok(), self.clock.now(), crate::chance::unit());
         }
     }
 

@@ -38,10 +38,10 @@ pub const LEFTOVERS: Duty = Duty {
 /// Renews a node's certificate.
 pub const NODE_CERTIFICATE: Duty = Duty {
     name: "node-certificate",
-    schedule: every(Duration::from_mins(10)),
+    schedule: every(Duration::from_secs(30)),
     timeout: Duration::from_mins(1),
     place: EachProcess,
-    why: "renews the certificate of a node of another machine when two thirds of its day are over; an older one stays good",
+    why: "renews a node's certificate when two thirds of its day are over, or the authority is another; an older one stays good",
     ..USUAL
 };
 

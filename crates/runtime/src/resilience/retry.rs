@@ -118,7 +118,7 @@ impl Retry {
             Class::Indeterminate => Duration::ZERO,
             _ => return None,
         };
-        let wait = self.settings.wait(n, rand::random::<f64>()).max(asked);
+        let wait = self.settings.wait(n, crate::chance::unit()).max(asked);
         let in_time = until.is_none_or(|until| Instant::now() + wait < until);
         let is_paid = || self.budget.withdraw() || !Guard::RetryBudget.holds();
         (asked <= self.settings.cap && in_time && is_paid()).then_some(wait)

@@ -1,6 +1,6 @@
 //! What a queue of operations must do, in the simplest possible way: a list that is searched for everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::object::Revision;
@@ -8,26 +8,26 @@ use crate::operation::{Attempt, HISTORY, Note, Queued, Renewal, Row, Settlement,
 
 /// All operations there are, in the order of their creation.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Backlog {
-    pub(super) operations: Vec<Operation>,
+pub(crate) struct Backlog {
+    pub(crate) operations: Vec<Operation>,
     /// When each lane was served, or began to have something ready.
     turns: BTreeMap<Arc<str>, u64>,
     turn: u64,
     /// The clock of leases, in milliseconds.
-    pub(super) clock_ms: u64,
-    pub(super) fenced: u64,
-    pub(super) lost: u64,
+    pub(crate) clock_ms: u64,
+    pub(crate) fenced: u64,
+    pub(crate) lost: u64,
 }
 
 /// One operation.
 #[derive(Debug, Clone)]
-pub(super) struct Operation {
-    pub(super) uid: Arc<str>,
-    pub(super) revision: Revision,
-    pub(super) queued: Queued,
-    pub(super) key: Option<Arc<str>>,
-    pub(super) row: Row,
-    pub(super) steps: Vec<StepRow>,
+pub(crate) struct Operation {
+    pub(crate) uid: Arc<str>,
+    pub(crate) revision: Revision,
+    pub(crate) queued: Queued,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) row: Row,
+    pub(crate) steps: Vec<StepRow>,
     lease: Option<Lease>,
 }
 
@@ -38,10 +38,10 @@ struct Lease {
 }
 
 /// A claimed operation: its attempt, its object's revision, and how it stands.
-pub(super) type Taken = (Attempt, Revision, Standing);
+pub(crate) type Taken = (Attempt, Revision, Standing);
 
 impl Operation {
-    pub(super) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         Standing { row: self.row.clone(), steps: self.steps.clone() }
     }
 
@@ -63,23 +63,48 @@ impl Operation {
 }
 
 /// A lost worker's attempt.
-pub(super) fn lost_note(attempt: u64, started_ms: i64, ended_ms: i64) -> Note {
+pub(crate) fn lost_note(attempt: u64, started_ms: i64, ended_ms: i64) -> Note {
     let message = "its worker was not heard of in time".to_owned();
     Note { attempt, started_ms, ended_ms, reason: "Lost".to_owned(), message }
 }
 
 impl Backlog {
-    pub(super) fn find(&self, uid: &str) -> Option<usize> {
+    pub(crate) fn find(&self, uid: &str) -> Option<usize> {
         self.operations.iter().position(|operation| &*operation.uid == uid)
     }
 
     /// The store was closed, or crashed: nobody holds anything.
-    pub(super) fn reopened(&mut self) {
+    pub(crate) fn reopened(&mut self) {
         self.operations.iter_mut().for_each(|operation| operation.lease = None);
         (self.fenced, self.lost) = (0, 0);
     }
 
-    pub(super) fn count(&self, lane: &str, state: State) -> usize {
+    /// The holder of these is gone.
+    pub(crate) fn lose(&mut self, whose: impl Fn(&Arc<str>) -> bool) {
+        let theirs = self.operations.iter_mut().filter(|operation| whose(&operation.uid));
+        theirs.for_each(|operation| operation.lease = None);
+        (self.fenced, self.lost) = (0, 0);
+    }
+
+    /// Whether a claim would find something that waits for nothing, but perhaps for its lane.
+    pub(crate) fn is_claimable(&self) -> bool {
+        let lost = |one: &Operation| one.row.state == State::Running && !self.is_held(one);
+        self.operations.iter().any(|one| one.row.state == State::Ready || lost(one))
+    }
+
+    /// Operations by lane and state, without those that ended well or were cancelled.
+    pub(crate) fn depth(&self) -> Vec<(Arc<str>, State, u64)> {
+        let mut depth = Vec::new();
+        for lane in self.operations.iter().map(|one| &one.queued.lane).collect::<BTreeSet<_>>() {
+            for state in [State::Ready, State::Delayed, State::Blocked, State::Running, State::Dead] {
+                let count = self.count(lane, state) as u64;
+                depth.extend((count > 0).then(|| (Arc::clone(lane), state, count)));
+            }
+        }
+        depth
+    }
+
+    pub(crate) fn count(&self, lane: &str, state: State) -> usize {
         let there = |one: &&Operation| *one.queued.lane == *lane && one.row.state == state;
         self.operations.iter().filter(there).count()
     }
@@ -121,7 +146,7 @@ impl Backlog {
         self.put(at, if taken { State::Blocked } else { State::Ready });
     }
 
-    pub(super) fn enqueue(&mut self, uid: Arc<str>, queued: Queued, revision: Revision) {
+    pub(crate) fn enqueue(&mut self, uid: Arc<str>, queued: Queued, revision: Revision) {
         let row = Row {
             state: State::Delayed,
             attempt: 0,
@@ -141,7 +166,7 @@ impl Backlog {
         }
     }
 
-    pub(super) fn forget(&mut self, at: usize) {
+    pub(crate) fn forget(&mut self, at: usize) {
         if self.operations[at].has_key() {
             // Out of the way of who is next.
             self.put(at, State::Dead);
@@ -149,7 +174,7 @@ impl Backlog {
         self.operations.remove(at);
     }
 
-    pub(super) fn replay(&mut self, at: usize) {
+    pub(crate) fn replay(&mut self, at: usize) {
         let one = &mut self.operations[at];
         one.queued.replays += 1;
         if one.row.state == State::Dead {
@@ -160,7 +185,7 @@ impl Backlog {
         }
     }
 
-    pub(super) fn cancel(&mut self, at: usize) {
+    pub(crate) fn cancel(&mut self, at: usize) {
         let one = &mut self.operations[at];
         one.queued.cancelled = true;
         if std::mem::replace(&mut one.row.cancelled, true) {
@@ -183,7 +208,7 @@ impl Backlog {
         one.row.state == State::Running && one.lease.is_some_and(|lease| lease.expires_ms > self.clock_ms)
     }
 
-    pub(super) fn claim(&mut self, (limit, per_lane): (usize, usize), lease_ms: u64, now_ms: i64) -> Vec<Taken> {
+    pub(crate) fn claim(&mut self, (limit, per_lane): (usize, usize), lease_ms: u64, now_ms: i64) -> Vec<Taken> {
         let mut lost: Vec<usize> = (0..self.operations.len()).collect();
         lost.retain(|at| self.operations[*at].row.state == State::Running && !self.is_held(&self.operations[*at]));
         lost.sort_by_key(|at| Arc::clone(&self.operations[*at].uid));
@@ -221,18 +246,18 @@ impl Backlog {
         Some((Attempt { id: Arc::clone(&one.uid), number: one.row.attempt }, one.revision, one.standing()))
     }
 
-    pub(super) fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_due(&self) -> Option<i64> {
         let delayed = self.operations.iter().filter(|one| one.row.state == State::Delayed);
         delayed.map(|one| one.row.run_at_ms).min()
     }
 
-    pub(super) fn next_expiry(&self) -> Option<u64> {
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
         let held = self.operations.iter().filter(|one| self.is_held(one));
         held.filter_map(|one| Some(one.lease?.expires_ms - self.clock_ms)).min()
     }
 
     /// The operation whose current attempt this is.
-    pub(super) fn current(&mut self, attempt: &Attempt) -> Option<usize> {
+    pub(crate) fn current(&mut self, attempt: &Attempt) -> Option<usize> {
         let at = self.find(&attempt.id).filter(|at| {
             let row = &self.operations[*at].row;
             row.state == State::Running && row.attempt == attempt.number
@@ -241,7 +266,7 @@ impl Backlog {
         at
     }
 
-    pub(super) fn renew(&mut self, attempt: &Attempt, lease_ms: u64) -> Renewal {
+    pub(crate) fn renew(&mut self, attempt: &Attempt, lease_ms: u64) -> Renewal {
         let expires_ms = self.clock_ms + lease_ms;
         let Some(at) = self.current(attempt) else { return Renewal::Lost };
         if !self.is_held(&self.operations[at]) {
@@ -254,7 +279,7 @@ impl Backlog {
     }
 
     /// Whether the entry counts.
-    pub(super) fn journal(&mut self, attempt: &Attempt, entry: &StepRow) -> bool {
+    pub(crate) fn journal(&mut self, attempt: &Attempt, entry: &StepRow) -> bool {
         let Some(at) = self.current(attempt) else { return false };
         if !self.is_held(&self.operations[at]) {
             self.fenced += 1;
@@ -273,14 +298,14 @@ impl Backlog {
     }
 
     /// Whether this end is none, as the holder did not know that the operation is to be undone.
-    pub(super) fn takes_back(&self, at: usize, settlement: &Settlement) -> bool {
+    pub(crate) fn takes_back(&self, at: usize, settlement: &Settlement) -> bool {
         let one = &self.operations[at];
         let dies = matches!(settlement, Settlement::End { state: State::Dead, .. });
         dies && one.row.undoing.is_none() && one.is_news()
     }
 
     /// What becomes of the row of an attempt that is the current one, and whose object's write, if any, holds.
-    pub(super) fn settle(&mut self, at: usize, settlement: &Settlement) {
+    pub(crate) fn settle(&mut self, at: usize, settlement: &Settlement) {
         let takes_back = self.takes_back(at, settlement);
         let one = &mut self.operations[at];
         let news = one.is_news();

@@ -8,6 +8,7 @@ use futures::future::join_all;
 
 use super::validator::{Record, Recording, validate};
 use super::{Dice, Fixture, Outcome, draft, drain, ensure, text};
+use crate::given::Given;
 use crate::object::{Key, Object, Requires, Revision, Write};
 use crate::watch::{ChangeKind, Scope, WatchEnd};
 use crate::{ListQuery, Store, StoreError};
@@ -53,8 +54,8 @@ pub(super) async fn run(fixture: &dyn Fixture, seed: u64, steps: usize) -> Outco
     ends_as(fixture, &log).await
 }
 
-/// A successful write, and what it required.
-type Told = (Record, Option<Requires>);
+/// A successful write, and what had to hold for it.
+type Told = (Record, Given);
 
 /// Writes, and notes what it was told.
 async fn writer(store: &dyn Store, mut dice: Dice, steps: usize) -> Result<Vec<Told>, String> {
@@ -72,8 +73,10 @@ async fn writer(store: &dyn Store, mut dice: Dice, steps: usize) -> Result<Vec<T
             (Some(_), 0) => (Write::Delete { key: key.clone(), draft, expected }, ChangeKind::Deleted),
             (Some(_), _) => (Write::Update { key: key.clone(), draft, expected }, ChangeKind::Updated),
         };
-        let required = write.requires().cloned();
-        match store.write(write).await {
+        let (mine, none_since) = (leans_on(store, &mut dice).await?, (dice.roll(2) == 0).then(|| store.revision()));
+        let requires = mine.filter(|_| write.requires().is_none());
+        let required = Given { requires: write.requires().cloned().or(requires.clone()), none_since, fence: None };
+        match store.write_given(Given { requires, ..required.clone() }, write).await {
             Ok(object) => {
                 reads_own_write(store, &object).await?;
                 let previous = current.map(|object| object.revision);
@@ -95,7 +98,15 @@ async fn leans_on(store: &dyn Store, dice: &mut Dice) -> Result<Option<Requires>
 
 /// What a write required was so when it was made.
 fn stood(log: &[Record], (written, required): &Told) -> Outcome {
-    let Some(required) = required else { return Ok(()) };
+    let near = |record: &Record| {
+        let (one, other) = (&record.key, &written.key);
+        record.kind == ChangeKind::Created && one.resource == other.resource && one.namespace == other.namespace
+    };
+    if let Some(since) = required.none_since {
+        let between = log.iter().find(|one| one.revision > since && one.revision < written.revision && near(one));
+        ensure!(between.is_none(), "{written:?} required none since {since}, but {between:?}");
+    }
+    let Some(required) = &required.requires else { return Ok(()) };
     let earlier = |record: &&Record| record.revision < written.revision && record.key == required.key;
     let last = log.iter().rev().find(earlier);
     let held = last.is_some_and(|last| last.revision == required.revision && last.kind != ChangeKind::Deleted);

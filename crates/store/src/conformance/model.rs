@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::validator::Record;
-use crate::object::{Key, Revision, Write};
+use crate::given::Given;
+use crate::object::{Key, Requires, Revision, Write};
 use crate::watch::{ChangeKind, Scope};
 
 /// Everything that ever happened, and the floor.
@@ -55,6 +56,21 @@ impl Model {
             };
         }
         objects.into_values().collect()
+    }
+
+    /// Whether what is given for a write holds; leaders are not known here.
+    pub fn meets(&self, given: &Given, write: &Write) -> bool {
+        let stands = |required: &Requires| {
+            self.current(&required.key).is_some_and(|record| record.revision == required.revision)
+        };
+        let near = |record: &&Record| {
+            record.kind == ChangeKind::Created
+                && record.key.resource == write.key().resource
+                && record.key.namespace == write.key().namespace
+        };
+        let newest = self.log.iter().rev().find(near).map_or(Revision(0), |record| record.revision);
+        given.requires.as_ref().is_none_or(stands)
+            && given.none_since.is_none_or(|since| since >= self.floor && since >= newest)
     }
 
     /// What a write does.

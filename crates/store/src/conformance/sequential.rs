@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::{Strategy, prop_oneof};
 
 use super::model::{Model, Refusal};
 use super::validator::{Recording, validate};
 use super::{Fixture, Outcome, draft, drain, ensure, key, text};
+use crate::given::Given;
 use crate::object::{Object, Requires, Revision, Write};
 use crate::watch::{Scope, Watch, WatchEnd};
 use crate::{ListQuery, Store, StoreError};
@@ -16,14 +18,35 @@ use crate::{ListQuery, Store, StoreError};
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Create(u8, u32),
-    CreateWithin { key: u8, value: u32, other: u8, stale: Staleness },
+    CreateWithin {
+        key: u8,
+        value: u32,
+        other: u8,
+        stale: Staleness,
+    },
+    /// Whatever can be done to the key.
+    Given {
+        key: u8,
+        value: u32,
+        other: Option<(u8, Staleness)>,
+        behind: Option<u64>,
+    },
     Update(u8, u32, Staleness),
     Delete(u8, u32, Staleness),
-    List { scope: u8, limit: usize, behind: u64 },
-    Watch { scope: u8, behind: u64 },
+    List {
+        scope: u8,
+        limit: usize,
+        behind: u64,
+    },
+    Watch {
+        scope: u8,
+        behind: u64,
+    },
     Drain,
     Abandon(usize),
-    Compact { behind: u64 },
+    Compact {
+        behind: u64,
+    },
     Reopen,
     Crash,
 }
@@ -37,6 +60,8 @@ pub(super) fn history(steps: usize) -> impl Strategy<Value = Vec<Step>> {
         8 => (key.clone(), 0_u32..1_000).prop_map(|(key, value)| Step::Create(key, value)),
         4 => (key.clone(), 0_u32..1_000, key.clone(), proptest::bool::weighted(0.2))
             .prop_map(|(key, value, other, stale)| Step::CreateWithin { key, value, other, stale }),
+        6 => (key.clone(), 0_u32..1_000, option::of((key.clone(), proptest::bool::weighted(0.2))), option::of(0_u64..6))
+            .prop_map(|(key, value, other, behind)| Step::Given { key, value, other, behind }),
         10 => (key.clone(), 0_u32..1_000, proptest::bool::weighted(0.2)).prop_map(|(k, v, s)| Step::Update(k, v, s)),
         5 => (key, 0_u32..1_000, proptest::bool::weighted(0.2)).prop_map(|(k, v, s)| Step::Delete(k, v, s)),
         3 => (0_u8..32, 1_usize..5, 0_u64..20).prop_map(|(scope, limit, behind)| Step::List { scope, limit, behind }),
@@ -92,6 +117,17 @@ impl Run<'_> {
                 let requires = Some(Requires { key: key(other), revision: self.expected(other, stale) });
                 self.write(Write::Create { key: key(k), draft: draft(value), requires }).await
             }
+            Step::Given { key: k, value, other, behind } => {
+                let requires = other.map(|(k, stale)| Requires { key: key(k), revision: self.expected(k, stale) });
+                let none_since = behind.map(|behind| self.behind(behind));
+                let (key, draft) = (key(k), draft(value));
+                let write = match self.model.current(&key).map(|record| record.revision) {
+                    None => Write::Create { key, draft, requires: None },
+                    Some(expected) if value % 3 == 0 => Write::Delete { key, draft, expected },
+                    Some(expected) => Write::Update { key, draft, expected },
+                };
+                self.write_given(Given { fence: None, requires, none_since }, write).await
+            }
             Step::Update(k, value, stale) => {
                 let expected = self.expected(k, stale);
                 self.write(Write::Update { key: key(k), draft: draft(value), expected }).await
@@ -136,7 +172,12 @@ impl Run<'_> {
     }
 
     async fn write(&mut self, write: Write) -> Outcome {
-        let (got, want) = (self.store.write(write.clone()).await, self.model.write(&write));
+        self.write_given(Given::default(), write).await
+    }
+
+    async fn write_given(&mut self, given: Given, write: Write) -> Outcome {
+        let want = if self.model.meets(&given, &write) { self.model.write(&write) } else { Err(Refusal::Unmet) };
+        let got = self.store.write_given(given.clone(), write.clone()).await;
         match (&got, &want) {
             (Ok(object), Ok(record)) => {
                 ensure!(same(object, record), "wrote {object:?}, expected {record:?}");
@@ -148,7 +189,8 @@ impl Run<'_> {
             }
             (Err(StoreError::Missing), Err(Refusal::Missing)) => {}
             (Err(StoreError::Unmet(of)), Err(Refusal::Unmet)) => {
-                ensure!(write.requires().is_some_and(|required| required.key == *of), "{of} was not required");
+                let required = given.requires.as_ref().or(write.requires()).map(|required| &required.key);
+                ensure!(*of == *required.unwrap_or(write.key()), "{of} was not required");
             }
             _ => return Err(format!("got {got:?}, expected {want:?}")),
         }

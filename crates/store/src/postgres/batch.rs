@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::jobs::{Ask, Job};
+use crate::given::Given;
 use crate::object::{Key, Requires, Write};
 use crate::operation::{Queued, on_disk};
 
@@ -99,7 +100,7 @@ impl Batch {
         }
         touched.note(ask);
         let (write, meta, told) = match ask {
-            Ask::Write { write, meta, .. } => (Some(write), Some(meta), told(write)),
+            Ask::Write { write, meta, given } => (Some(write), Some(meta), with(given, told(write))),
             Ask::End { write, meta, how, .. } => (Some(write), Some(meta), Some(how.clone())),
             Ask::Claim(value) | Ask::Journal { entry: value, .. } | Ask::PutOff { how: value, .. } => {
                 (None, None, Some(value.clone()))
@@ -107,7 +108,7 @@ impl Batch {
         };
         self.push(write, meta, told);
         let fence = match ask {
-            Ask::Write { fence, .. } => fence.as_ref(),
+            Ask::Write { given, .. } => given.fence.as_ref(),
             _ => None,
         };
         self.fence.push(fence.map(|fence| fence.lease.to_string()));
@@ -148,14 +149,22 @@ impl Touched {
     fn is_apart(&self, sort: Sort, ask: &Ask) -> bool {
         self.sort != Some(sort)
             || match ask {
-                Ask::Write { write, .. } | Ask::End { write, .. } => {
-                    self.keys.contains(write.key())
-                        || write.requires().is_some_and(|Requires { key, .. }| self.keys.contains(key))
-                }
+                Ask::Write { write, given, .. } => self.has_touched(write) || self.has_touched_what(given, write),
+                Ask::End { write, .. } => self.has_touched(write),
                 Ask::Journal { attempt, .. } => self.ids.contains(&*attempt.id),
                 Ask::PutOff { .. } => false,
                 Ask::Claim(_) => true,
             }
+    }
+
+    fn has_touched(&self, write: &Write) -> bool {
+        self.keys.contains(write.key()) || write.requires().is_some_and(|Requires { key, .. }| self.keys.contains(key))
+    }
+
+    fn has_touched_what(&self, given: &Given, write: &Write) -> bool {
+        let near = |other: &Key| other.resource == write.key().resource && other.namespace == write.key().namespace;
+        given.requires.as_ref().is_some_and(|required| self.keys.contains(&required.key))
+            || (given.none_since.is_some() && self.keys.iter().any(near))
     }
 
     fn note(&mut self, ask: &Ask) {
@@ -200,6 +209,20 @@ fn told(write: &Write) -> Option<Value> {
             "replays": queued.replays, "created": queued.created_ms,
         }),
     })
+}
+
+/// What is told of a write, with what must hold for it besides (`meets` reads it).
+fn with(given: &Given, told: Option<Value>) -> Option<Value> {
+    let Given { fence: _, requires, none_since } = given;
+    if requires.is_none() && none_since.is_none() {
+        return told;
+    }
+    let mut told = told.unwrap_or_else(|| json!({}));
+    let required = requires.as_ref().map(|Requires { key, revision }| {
+        json!({ "resource": key.resource, "namespace": key.namespace, "name": key.name, "revision": revision })
+    });
+    told["given"] = json!({ "requires": required, "noneSince": none_since });
+    Some(told)
 }
 
 impl Answer {

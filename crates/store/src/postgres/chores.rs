@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_runtime::guard::Guard;
 use tokio::time::{Instant, sleep};
 
 use super::link::Parameters;
@@ -67,6 +68,9 @@ pub(super) async fn raise_floor(shared: &Shared, floor: Revision) -> Result<(), 
 pub(super) async fn free(shared: &Shared) -> Result<(), StoreError> {
     let window = i64::try_from(shared.options.id_window).unwrap_or(i64::MAX);
     for sql in ["SELECT mainstay.compact_1()", "SELECT mainstay.free_messages_1($1, $2)"] {
+        if sql.contains("compact") && !Guard::Compaction.holds() {
+            continue;
+        }
         for _ in 0..STRIDE {
             let parameters: Parameters<'_> = if sql.contains('$') { &[&BUDGET, &window] } else { &[] };
             let rows = shared.readers.query(sql, parameters).await?;

@@ -2,7 +2,7 @@
 //!
 //! Revisions have no gaps and are in the order of the commits, so whoever reads the log from where memory stands, and finds
 //! the next revision, has missed nothing. A hint from another replica only says when to look; without one it is looked at
-//! once a second.
+//! once a second; behind a transaction pooler, where there are no hints, four times.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use tokio_postgres::Notification;
 
 use super::link::{Link, Listener, Session};
 use super::rows::{self, Ends, Logged};
-use super::shared::{LEASES, MESSAGES, QUEUE, REVISION, Shared};
-use super::talk;
+use super::shared::{LEASES, MESSAGES, QUEUE, REVISION, Shared, silence};
+use super::{STALENESS, talk};
 use crate::error::StoreError;
 use crate::object::Revision;
 use crate::operation::on_disk;
@@ -23,6 +23,11 @@ use crate::watch::{Change, ChangeKind};
 
 /// How often the log is looked at without a hint.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between a look and the next, and between what others are told and the next, whatever is hinted: what comes meanwhile is seen, or
+/// told, together.
+const PACE: Duration = Duration::from_millis(2);
+/// How often where no hint comes: behind a transaction pooler nobody can listen.
+const DEAF: Duration = Duration::from_millis(250);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long memory is read from without having been compared with the log.
@@ -44,7 +49,7 @@ impl Shared {
             if upto.is_some_and(|upto| at >= upto) {
                 return Ok(());
             }
-            let Ends { newest, floor, generation } = rows::ends(&self.readers).await?;
+            let (Ends { newest, floor, generation }, logged) = rows::log(&self.readers, at).await?;
             self.ring.send_if_modified(|known| std::mem::replace(known, generation) != generation);
             if newest < at {
                 // What was told to clients is not there: it is an older state.
@@ -58,7 +63,6 @@ impl Shared {
             if newest == at {
                 return Ok(());
             }
-            let logged = rows::log(&self.readers, at).await?;
             let whole = logged.iter().zip(at.0 + 1..).all(|(change, revision)| change.object.revision.0 == revision);
             if logged.is_empty() || !whole {
                 return self.restart(held).await;
@@ -68,7 +72,19 @@ impl Shared {
             if changes.iter().any(|change| on_disk(&change.object.key.resource)) {
                 self.wake_queue();
             }
+            if self.hub.published() == newest {
+                return Ok(());
+            }
         }
+    }
+
+    /// Brings memory to a revision, or to the newest that there is now.
+    pub(super) async fn reach(self: Arc<Self>, revision: Revision) -> Result<(), StoreError> {
+        let look = async {
+            let held = self.publishing.lock().await;
+            self.catch_up(&held, Some(revision)).await
+        };
+        timeout(STALENESS, look).await.map_err(|_| silence())?
     }
 
     /// What the log says as changes; `None` when memory does not hold what it changed.
@@ -117,7 +133,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         if told & QUEUE != 0 {
             shared.wake_queue();
         }
-        listen(&signals, &mut listening).await;
+        let hears = listen(&signals, &mut listening).await;
         let look = async {
             let held = shared.publishing.lock().await;
             shared.catch_up(&held, None).await?;
@@ -139,9 +155,10 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         if heard.elapsed() > STALE {
             shared.health.stale();
         }
+        sleep(PACE).await;
         tokio::select! {
             () = shared.inbound.raised() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(if hears { LOOK } else { DEAF }) => {}
             () = stopping.cancelled() => {}
         }
     }
@@ -174,16 +191,19 @@ fn name(shared: &Shared) -> String {
     format!("{} {}", shared.options.replica, shared.term.load(Ordering::Acquire))
 }
 
-async fn listen(link: &Link, listening: &mut Option<Arc<Session>>) {
-    let Ok(session) = link.session().await else { return };
+/// Sees to it that hints come; tells whether they do.
+async fn listen(link: &Link, listening: &mut Option<Arc<Session>>) -> bool {
+    let Ok(session) = link.session().await else { return true };
     if !listening.as_ref().is_some_and(|known| Arc::ptr_eq(known, &session))
+        && session.is_own()
         && link.run("LISTEN mainstay").await.is_ok()
     {
-        *listening = Some(session);
+        *listening = Some(Arc::clone(&session));
     }
+    session.is_own()
 }
 
-/// Tells the other replicas, as often as the database takes it; what comes meanwhile is told together.
+/// Tells the other replicas; what comes meanwhile is told together.
 pub(super) async fn tell(shared: Arc<Shared>) {
     let stopping = shared.tasks.stopping();
     let link = Link::new(
@@ -200,5 +220,6 @@ pub(super) async fn tell(shared: Arc<Shared>) {
         let payload = format!("{} {}", name(&shared), shared.outbound.take());
         // One that is lost is made up for by the next look.
         link.query("SELECT pg_notify('mainstay', $1)", &[&payload]).await.ok();
+        sleep(PACE).await;
     }
 }

@@ -1,13 +1,19 @@
 //! What waits for the writer: bounded in items and bytes; beyond, writes are refused as busy.
+//!
+//! Those who were answered together mostly ask again together: after a large batch the next waits for a moment, until about as
+//! many have come. A commit costs the same for one as for all of them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use mainstay_runtime::guard::Guard;
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::StoreError;
-use crate::lease::Fence;
+use crate::given::Given;
 use crate::lock;
 use crate::object::{Object, Write};
 use crate::operation::{Attempt, Claims};
@@ -15,12 +21,18 @@ use crate::operation::{Attempt, Claims};
 /// The most that one batch takes.
 const BATCH_ITEMS: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
+/// After a batch of so many, others are waited for.
+const GATHER_FROM: usize = 8;
+/// So many at most,
+const GATHER_MOST: usize = 64;
+/// and for so long.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// One thing to be done in a batch.
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
     /// A write of an object; `meta` is its draft's, serialised.
-    Write { write: Write, meta: String, fence: Option<Fence> },
+    Write { write: Write, meta: String, given: Given },
     /// A claim, as the database is asked for it.
     Claim(Value),
     /// An entry in a journal.
@@ -53,6 +65,10 @@ pub(super) struct Job {
 }
 
 impl Job {
+    fn is_claim(&self) -> bool {
+        matches!(self.ask, Ask::Claim(_))
+    }
+
     /// Tells its caller; one that went away does not undo it.
     pub(super) fn answer(self, outcome: Result<Done, StoreError>) {
         self.reply.send(outcome).ok();
@@ -73,6 +89,10 @@ struct State {
     jobs: VecDeque<Job>,
     bytes: usize,
     closed: bool,
+    /// How many there were in the last batch.
+    last: usize,
+    /// With how many the writer, who waits, wants to be woken.
+    wake_at: usize,
 }
 
 impl Jobs {
@@ -89,13 +109,18 @@ impl Jobs {
         if state.closed {
             return Err(StoreError::Closed);
         }
-        if state.jobs.len() >= self.items || (state.bytes + job.size > self.bytes && !state.jobs.is_empty()) {
+        let full = state.jobs.len() >= self.items || (state.bytes + job.size > self.bytes && !state.jobs.is_empty());
+        if full && Guard::Shedding.holds() {
             return Err(StoreError::Busy);
         }
         state.bytes += job.size;
+        let is_claim = job.is_claim();
         state.jobs.push_back(job);
+        let wakes = is_claim || state.jobs.len() >= state.wake_at;
         drop(state);
-        self.filled.notify_one();
+        if wakes {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -107,27 +132,54 @@ impl Jobs {
     /// The next batch; waits for one. `None` once it is closed and nothing is left. A claim is the last of its batch, so that
     /// what it took is read before this process changes it.
     pub(super) async fn take(&self) -> Option<Vec<Job>> {
+        let mut deadline = None;
         loop {
             {
                 let mut state = lock(&self.state);
-                let (mut batch, mut bytes) = (Vec::new(), 0);
-                while let Some(job) = state.jobs.pop_front() {
-                    state.bytes -= job.size;
-                    bytes += job.size;
-                    let last = matches!(job.ask, Ask::Claim(_));
-                    batch.push(job);
-                    if last || batch.len() >= BATCH_ITEMS || bytes >= BATCH_BYTES {
-                        break;
-                    }
-                }
-                if !batch.is_empty() {
-                    return Some(batch);
-                }
-                if state.closed {
+                let there = state.jobs.len();
+                if there == 0 && state.closed {
                     return None;
                 }
+                if there > 0 && (state.is_enough() || deadline.is_some_and(|deadline| Instant::now() >= deadline)) {
+                    return Some(state.batch());
+                }
+                if there > 0 {
+                    deadline.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+                state.wake_at = if there > 0 { state.hoped() } else { 1 };
             }
-            self.filled.notified().await;
+            match deadline {
+                None => self.filled.notified().await,
+                Some(deadline) => timeout_at(deadline, self.filled.notified()).await.unwrap_or_default(),
+            }
         }
+    }
+}
+
+impl State {
+    /// With how many a batch is worth its commit.
+    fn hoped(&self) -> usize {
+        if self.last >= GATHER_FROM { self.last.min(GATHER_MOST) } else { 1 }
+    }
+
+    /// Workers claim when they have ended what they had: nobody else is waited for.
+    fn is_enough(&self) -> bool {
+        self.closed || self.jobs.len() >= self.hoped() || self.jobs.iter().any(Job::is_claim)
+    }
+
+    fn batch(&mut self) -> Vec<Job> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(job) = self.jobs.pop_front() {
+            self.bytes -= job.size;
+            bytes += job.size;
+            let last = job.is_claim();
+            batch.push(job);
+            if last || batch.len() >= BATCH_ITEMS || bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        self.last = batch.len();
+        self.wake_at = usize::MAX;
+        batch
     }
 }

@@ -1,133 +1,121 @@
-//! Leadership over the database: who holds which lease, in which term.
-//!
-//! The row is the authority: whoever raises its term holds the lease, and what is written under an older term is refused.
-//! Everything else only decides when to try:
-//! - A lease that was handed back, or whose holder's session is gone (its lock is not there), is taken at once.
-//! - One whose row was not renewed for [`SILENCE`], as seen here, by this process's own monotonic clock, is taken then, and
-//!   the holder's session is ended.
-//! - A holder that could not renew for [`GIVE_UP`] stops before that, whatever it hears later.
-//!
-//! One that holds more than its share hands one back, so that leases spread over the replicas. Where a pooler hands sessions
-//! around, the lock says nothing and is left out: then only silence counts.
+//! The table of leases in the database, and the session whose lock says that its replica's connection is there.
 
-mod keeper;
-
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use mainstay_runtime::lease::{Held, Leases, Standing};
-use mainstay_runtime::{Class, Failure};
-use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::lock;
-pub(super) use keeper::run;
+use mainstay_runtime::guard::Guard;
 
-/// After so long without renewal, as seen by who waits, a lease is taken.
-const SILENCE: Duration = Duration::from_secs(10);
-/// After so long without having renewed, a holder stops.
-const GIVE_UP: Duration = Duration::from_millis(7_500);
-/// How often leases are renewed.
-const RENEW: Duration = Duration::from_millis(2_500);
-/// How often it is looked whether a lease that is wanted is free.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long one word with the database may take.
-const WORD: Duration = Duration::from_secs(2);
-/// Who holds more lets others go first, by so much for each.
-const COURTESY: Duration = Duration::from_millis(10);
-const MOST_COURTESY: Duration = Duration::from_millis(200);
-/// Who has its share lets others go first for so long.
-const FULL_COURTESY: Duration = Duration::from_secs(1);
-/// How often one lease may be handed back because it is more than the share, and how long it is left to others then.
-const BALANCE: Duration = Duration::from_secs(3);
+use super::link::{Link, Parameters, Session};
+use super::shared::{LEASES, Shared};
+use crate::error::StoreError;
+use crate::leases::{Observed, Row, Table, Word};
 
 /// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Leadership {
-    leases: Mutex<BTreeMap<&'static str, Lease>>,
-    changed: Notify,
+pub(super) struct Stored {
+    shared: Arc<Shared>,
+    link: Link,
+    /// The session that has the lock, and its number in the database; `None` behind a pooler.
+    session: Option<(Arc<Session>, Option<i32>)>,
 }
 
-impl Leadership {
-    /// Another replica has handed one back.
-    pub(super) fn nudge(&self) {
-        self.changed.notify_one();
+impl Stored {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let what = if Guard::Reserved.holds() { "leads" } else { "reads leases" };
+        let name = format!("mainstay {} {what}", shared.options.replica);
+        let link = Link::new(&shared.options.address, name, &shared.connections, None);
+        Self { shared, link, session: None }
     }
-}
 
-/// A lease as this process sees it.
-#[derive(Debug, Default)]
-struct Lease {
-    waiting: VecDeque<oneshot::Sender<Held>>,
-    held: Option<Holding>,
-    /// The newest term that this process had.
-    term: u64,
-    began: Option<Instant>,
-    /// Term and time of renewal as they were read last, and since when they are so.
-    seen: Option<(i64, i64, Instant)>,
-    /// Since when it can be taken.
-    free: Option<Instant>,
-    /// Left to others until then.
-    left: Option<Instant>,
-}
+    fn backend(&self) -> Option<i32> {
+        self.session.as_ref().and_then(|(_, backend)| *backend)
+    }
 
-#[derive(Debug)]
-struct Holding {
-    term: i64,
-    lost: CancellationToken,
-    /// When the last renewal that succeeded was sent.
-    renewed: Instant,
-    /// Its owner is done with it.
-    over: bool,
-}
-
-/// Dropped when the owner is done.
-struct Kept {
-    leadership: Weak<Leadership>,
-    name: &'static str,
-    term: i64,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let Some(leadership) = self.leadership.upgrade() else { return };
-        if let Some(holding) = lock(&leadership.leases).get_mut(self.name).and_then(|lease| lease.held.as_mut())
-            && holding.term == self.term
-        {
-            holding.over = true;
+    /// Takes the session's lock on a connection that is new. One that a pooler hands around keeps none.
+    async fn lock(&mut self) -> Result<bool, StoreError> {
+        let session = self.link.session().await?;
+        if self.session.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &session)) {
+            return Ok(false);
         }
-        leadership.changed.notify_one();
+        let backend = if session.is_own() {
+            let locks = "SELECT pg_backend_pid(), pg_try_advisory_lock_shared(19795, hashtext($1))";
+            Some(self.link.one(locks, &[&&*self.shared.options.replica]).await?.get(0))
+        } else {
+            tracing::warn!(
+                "the database is behind a transaction pooler: that a leader is gone is seen only after 10 s, and what other \
+                 replicas write after a quarter of a second"
+            );
+            let set = "SELECT current_setting('enable_seqscan') = 'off'";
+            if !self.link.one(set, &[]).await?.get::<_, bool>(0) {
+                tracing::warn!(
+                    "the role lacks the settings that docs/operations.md names for a pooler: reads may be slow"
+                );
+            }
+            None
+        };
+        self.session = Some((session, backend));
+        Ok(true)
     }
 }
 
-impl Leases for Leadership {
-    fn acquire(&self, name: &'static str) -> BoxFuture<'_, Result<Held, Failure>> {
+impl Table for Stored {
+    fn sit(&mut self) -> Word<'_, bool> {
+        self.lock().boxed()
+    }
+
+    fn observe(&self) -> Word<'_, Observed> {
         async move {
-            let (grant, granted) = oneshot::channel();
-            lock(&self.leases).entry(name).or_default().waiting.push_back(grant);
-            self.changed.notify_one();
-            granted.await.map_err(|_| Failure::new(Class::TRANSIENT, "wait for a lease: the store is closed"))
+            let rows = self.link.query("SELECT * FROM mainstay.observe_1()", &[]).await?;
+            let replicas = rows.first().map_or(1, |row| row.get::<_, i64>("replicas")).max(1);
+            let row = |row: &tokio_postgres::Row| Row {
+                name: row.get("name"),
+                term: row.get("term"),
+                renewed: row.get("renewed"),
+                gone: row.get::<_, &str>("holder").is_empty()
+                    || (self.backend().is_some() && !row.get::<_, bool>("alive")),
+            };
+            Ok(Observed { leases: rows.iter().map(row).collect(), replicas: usize::try_from(replicas).unwrap_or(1) })
         }
         .boxed()
     }
 
-    fn standings(&self) -> Vec<Standing> {
-        let standing = |(name, lease): (&&'static str, &Lease)| Standing {
-            name,
-            term: lease.term,
-            held: lease.held.as_ref().is_some_and(|holding| !holding.lost.is_cancelled()),
-            began: lease.began.map_or(Duration::ZERO, |began| began.elapsed()),
-        };
-        lock(&self.leases).iter().map(standing).collect()
+    fn take(&self, name: &'static str, seen: Option<i64>) -> Word<'_, Option<i64>> {
+        async move {
+            let parameters: Parameters<'_> = &[&name, &&*self.shared.options.replica, &self.backend(), &seen];
+            let row = self.link.one("SELECT mainstay.take_lease_1($1, $2, $3, $4)", parameters).await?;
+            Ok(row.get(0))
+        }
+        .boxed()
     }
-}
 
-impl Lease {
-    fn is_wanted(&self) -> bool {
-        self.held.is_none() && self.waiting.iter().any(|grant| !grant.is_closed())
+    fn renew<'a>(&'a self, names: &'a [&'static str], terms: &'a [i64]) -> Word<'a, Vec<String>> {
+        async move {
+            let parameters: Parameters<'_> = &[&names, &terms, &self.backend()];
+            let row = self.link.one("SELECT mainstay.renew_leases_1($1, $2, $3)", parameters).await?;
+            Ok(row.get(0))
+        }
+        .boxed()
+    }
+
+    fn release(&self, name: &'static str, term: i64) -> Word<'_, ()> {
+        async move {
+            self.link.query("SELECT mainstay.release_lease_1($1, $2)", &[&name, &term]).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn tell(&self) {
+        self.shared.outbound.raise(LEASES);
+    }
+
+    fn hang_up(&mut self) -> BoxFuture<'_, ()> {
+        self.session = None;
+        self.link.hang_up().boxed()
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.health.is_closed()
     }
 }

@@ -1,23 +1,25 @@
-//! One connection to the database: made when it is needed, made again after it was lost, with statements prepared once.
+//! One connection to the database: made when it is needed, made again after it was lost.
 //!
-//! Several may ask at once: the server answers them in order.
+//! Several may ask at once: the server answers them in order. A statement goes with its parameters in one message, and leaves
+//! nothing behind: a pooler that gives each transaction another session may stand between. Whether one does is seen when the
+//! connection is made, by a parameter of the session that only a session of one's own has.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_runtime::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Notification, Row, SimpleQueryMessage};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use super::Address;
+use super::parameter::Parameter;
 use crate::error::StoreError;
-use crate::lock;
 
 /// How long a connection may take, over all hosts.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -26,16 +28,25 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// After a failure nobody else tries for this long.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What each session is set to. Whoever turned synchronous commits off for the database does not mean this.
+/// What each session is set to that is one's own. Whoever turned synchronous commits off for the database does not mean this.
+///
+/// Statements are planned by statistics that are of before, within functions once and often while tables are empty, and concern few
+/// rows of tables that grow by thousands a second: each is to go by the index, and in its order, whatever the statistics
+/// say. Behind a pooler all of this is the role's to have, as docs/operations.md tells.
 const SETTINGS: &str = "
     SET search_path = mainstay, pg_temp; SET statement_timeout = '15s'; SET lock_timeout = '10s';
     SET idle_in_transaction_session_timeout = '15s'; SET tcp_user_timeout = '10s'; SET tcp_keepalives_idle = 5;
     SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET jit = off; SET client_min_messages = warning;
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+    SET enable_hashjoin = off; SET enable_mergejoin = off;
     SELECT set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN 'on' ELSE current_setting('synchronous_commit') END, false);";
 
+/// A session that is set to nothing has to make commits durable.
+const WEAK: &str = "SELECT current_setting('synchronous_commit') IN ('off', 'local')";
+
 /// Parameters of a statement.
-pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(super) type Parameters<'a> = &'a [&'a dyn Parameter];
 
 /// Why a statement gave no rows.
 #[derive(Debug, Clone)]
@@ -98,7 +109,10 @@ struct Known {
 /// A connection that is up, as far as is known.
 pub(super) struct Session {
     client: Client,
-    statements: Mutex<HashMap<&'static str, Statement>>,
+    /// No pooler gives it to others between two transactions.
+    own: bool,
+    /// The connection goes with it, whatever is still owed: the server is to see that nobody listens.
+    _ends: DropGuard,
 }
 
 impl std::fmt::Debug for Link {
@@ -139,35 +153,54 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Session, Failure> {
-        let away = |error: tokio_postgres::Error| Failure::Away(Arc::new(error));
         let connecting = async {
+            let mark = Uuid::new_v4().simple().to_string();
             let config = self.address.config(&self.name);
-            let client = match self.address.tls() {
-                None => {
-                    let (client, connection) = config.connect(NoTls).await.map_err(away)?;
-                    self.drive(connection);
-                    client
-                }
-                Some(tls) => {
-                    let (client, connection) = config.connect(tls.clone()).await.map_err(away)?;
-                    self.drive(connection);
-                    client
-                }
+            let marked = config.get_options().map_or_else(String::new, |options| format!("{options} "));
+            let marked = Config::options(&mut config.clone(), format!("{marked}-c mainstay.mark={mark}")).clone();
+            let connected = match self.open(&marked).await {
+                // What stands between knows no such parameter.
+                Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => self.open(&config).await,
+                connected => connected,
             };
-            client.batch_execute(SETTINGS).await.map_err(away)?;
-            Ok(Session { client, statements: Mutex::default() })
+            let (client, ends) = connected.map_err(away)?;
+            let own = told(&client, &format!("SELECT current_setting('mainstay.mark', true) = '{mark}'")).await?;
+            if own {
+                client.batch_execute(SETTINGS).await.map_err(away)?;
+            } else if told(&client, WEAK).await? {
+                let why = "behind a transaction pooler the role has to have synchronous_commit = on";
+                return Err(Failure::Away(Arc::new(std::io::Error::other(why))));
+            }
+            Ok(Session { client, own, _ends: ends })
         };
         let silent = |_| Failure::Away(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
         timeout(CONNECT, connecting).await.map_err(silent)?
     }
 
-    /// Carries messages until the connection ends.
-    fn drive<S, T>(&self, mut connection: Connection<S, T>)
+    async fn open(&self, config: &Config) -> Result<(Client, DropGuard), tokio_postgres::Error> {
+        let end = self.tasks.stopping().child_token();
+        let client = match self.address.tls() {
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                self.drive(connection, end.clone());
+                client
+            }
+            Some(tls) => {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                self.drive(connection, end.clone());
+                client
+            }
+        };
+        Ok((client, end.drop_guard()))
+    }
+
+    /// Carries messages until the connection ends, or is to end.
+    fn drive<S, T>(&self, mut connection: Connection<S, T>, end: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (listener, stopping) = (self.listener.clone(), self.tasks.stopping());
+        let listener = self.listener.clone();
         let carry = async move {
             while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
                 if let (AsyncMessage::Notification(told), Some(listener)) = (message, &listener) {
@@ -176,7 +209,7 @@ impl Link {
             }
         };
         drop(self.tasks.spawn("database connection", async move {
-            stopping.run_until_cancelled(carry).await;
+            end.run_until_cancelled(carry).await;
         }));
     }
 
@@ -212,6 +245,11 @@ impl Link {
         Err(Failure::Unknown(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut))))
     }
 
+    /// Closes the connection, which may still carry what is said, and no answer.
+    pub(super) async fn hang_up(&self) {
+        self.session.lock().await.session = None;
+    }
+
     /// The connection is of no use any more.
     async fn forget(&self, session: &Arc<Session>) {
         let mut known = self.session.lock().await;
@@ -227,22 +265,45 @@ impl Session {
         &self.client
     }
 
+    /// Whether it is one's own: what is set, locked and listened to in it is there the next time.
+    pub(super) const fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// A statement that meets a change of a table's form, by a program that is newer, is refused before it has done
+    /// anything: it is asked once more.
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let known = lock(&self.statements).get(sql).cloned();
-        let statement = if let Some(statement) = known {
-            statement
-        } else {
-            // Whatever comes of this, the statement itself was not sent.
-            let statement = self.client.prepare(sql).await.map_err(|error| match failure(error) {
-                Failure::Unknown(cause) => Failure::Away(cause),
-                failure => failure,
-            })?;
-            lock(&self.statements).insert(sql, statement.clone());
-            statement
-        };
-        let query: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(self.client.query(&statement, parameters));
+        match self.ask(sql, parameters).await {
+            Err(failure) if met_a_change(&failure) => self.ask(sql, parameters).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn ask(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let typed: Vec<_> = parameters.iter().map(|parameter| (parameter.as_sql(), parameter.of())).collect();
+        let query: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(self.client.query_typed(sql, &typed));
         query.await.map_err(failure)
     }
+}
+
+fn away(error: tokio_postgres::Error) -> Failure {
+    Failure::Away(Arc::new(error))
+}
+
+/// What a statement says that answers yes or no.
+async fn told(client: &Client, question: &str) -> Result<bool, Failure> {
+    let answer = client.simple_query(question).await.map_err(away)?;
+    let is_yes =
+        |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"));
+    Ok(answer.iter().any(is_yes))
+}
+
+/// What a server says of a function that was begun before a table got a column.
+fn met_a_change(failure: &Failure) -> bool {
+    matches!(
+        failure.code(),
+        Some(&(SqlState::FEATURE_NOT_SUPPORTED | SqlState::INTERNAL_ERROR | SqlState::DATATYPE_MISMATCH))
+    )
 }
 
 /// A server that shuts down, or a connection that ends, answers nothing of what it was asked.

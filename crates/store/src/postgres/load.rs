@@ -66,7 +66,7 @@ impl Load {
     pub(crate) async fn begin(address: &Address) -> Result<Self, StoreError> {
         let tasks = Tasks::new();
         let link = Link::new(address, "mainstay-migrate".to_owned(), &tasks, None);
-        schema::prepare(&link, Options::new(address.clone(), "").span).await?;
+        schema::prepare(&link, Options::new(address.clone(), "").span, &schema::steps(None)).await?;
         let load = Self { session: link.session().await?, _tasks: tasks };
         load.run(BEGIN).await?;
         Ok(load)

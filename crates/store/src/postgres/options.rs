@@ -7,6 +7,7 @@ use mainstay_runtime::Clock;
 use tokio::time::Instant;
 
 use super::Address;
+use super::schema::Step;
 
 /// How a store is opened. [`Options::new`] gives the defaults; what is not said here is as for
 /// [`sqlite::Options`](crate::sqlite::Options).
@@ -39,6 +40,8 @@ pub struct Options {
     pub id_window: u64,
     /// Revisions of one partition of the history, for a database that is new: 65,536.
     pub span: u64,
+    /// One more step of the schema than this program's own. A drill of an upgrade has no later program, and adds one.
+    pub further: Option<Step>,
     /// Tells what callers reckon with: the machine's.
     pub clock: Clock,
     /// What leases are judged by.
@@ -71,6 +74,7 @@ impl Options {
             readers: 3,
             id_window: 100_000,
             span: 65_536,
+            further: None,
             clock: Clock::system(),
             time: Time::Database,
         }

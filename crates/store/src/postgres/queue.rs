@@ -39,7 +39,8 @@ macro_rules! standing {
     };
 }
 
-/// What a batch's claim took, as it is now.
+/// What a batch's claim took, as it is now. Each row is looked up for itself: joined, all objects might be read for a few, by a plan
+/// that was made when there were few.
 pub(super) async fn claims(readers: &Readers, answer: &Answer) -> Result<Option<Claims>, StoreError> {
     let next_expiry = answer.next_expiry.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0)));
     let mut claims = Claims { claimed: Vec::new(), next_due_ms: answer.next_due, next_expiry };
@@ -51,9 +52,11 @@ pub(super) async fn claims(readers: &Readers, answer: &Answer) -> Result<Option<
         standing!(),
         ", v.revision, v.resource, v.namespace, v.name, v.meta, v.body, o.uid, o.ready
         FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS c (uid, attempt, n)
-        JOIN mainstay.operations o ON o.uid = c.uid AND o.attempt = c.attempt AND o.state = 3
-        JOIN mainstay.objects j ON j.resource = $3 AND j.namespace = o.namespace AND j.name = o.name
-        JOIN mainstay.versions v ON v.revision = j.revision ORDER BY c.n"
+        CROSS JOIN LATERAL (SELECT * FROM mainstay.operations q WHERE q.uid = c.uid LIMIT 1) o
+        CROSS JOIN LATERAL (SELECT j.revision FROM mainstay.objects j
+            WHERE j.resource = $3 AND j.namespace = o.namespace AND j.name = o.name LIMIT 1) j
+        CROSS JOIN LATERAL (SELECT * FROM mainstay.versions w WHERE w.revision = j.revision LIMIT 1) v
+        WHERE o.attempt = c.attempt AND o.state = 3 ORDER BY c.n"
     );
     let rows = readers.query(sql, &[&answer.claimed, &answer.attempts, &OPERATIONS]).await?;
     for row in &rows {
@@ -267,6 +270,10 @@ impl Queue for PostgresStore {
         self.shared.queue.subscribe()
     }
 
+    fn made_ready(&self) -> watch::Receiver<u64> {
+        self.shared.made_ready.subscribe()
+    }
+
     fn queue_figures(&self) -> BoxFuture<'_, Result<QueueFigures, StoreError>> {
         let shared = Arc::clone(&self.shared);
         self.on_store(async move { figures(&shared).await })
@@ -322,8 +329,11 @@ async fn figures(shared: &Shared) -> Result<QueueFigures, StoreError> {
             figures.depth.extend((count > 0).then(|| (Arc::clone(&lane), state, count)));
         }
     }
-    let longest = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint - min(ready) FROM
-        (SELECT ready FROM mainstay.operations WHERE state = 0 ORDER BY seq LIMIT 1000) o WHERE ready > 0";
+    // Of the lanes that wait longest for their turn, those that are next.
+    let longest = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint - min(o.ready) FROM
+        (SELECT lane FROM mainstay.lanes WHERE ready > 0 ORDER BY turn LIMIT 64) l CROSS JOIN LATERAL (
+            SELECT c.ready FROM mainstay.operations c WHERE c.lane = l.lane AND c.state = 0
+            ORDER BY c.priority DESC, c.seq LIMIT 32) o WHERE o.ready > 0";
     let waited: Option<i64> = shared.readers.query(longest, &[]).await?.first().and_then(|row| row.get(0));
     figures.longest_wait = waited.map(|waited| Duration::from_millis(u64::try_from(waited).unwrap_or(0)));
     Ok(figures)

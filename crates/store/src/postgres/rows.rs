@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
 use bytes::Bytes;
 use mainstay_runtime::Tasks;
+use mainstay_runtime::guard::Guard;
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 
@@ -76,7 +77,7 @@ pub(super) fn kind(code: i16) -> ChangeKind {
 /// The floor is read in the statement that reads the rows, in its first column: what is asked for was not given up since.
 fn above_floor(rows: &[Row], asked: Revision) -> Result<(), StoreError> {
     let floor = rows.first().map_or(Revision(0), |row| revision(row, 0));
-    if asked < floor { Err(StoreError::Expired { asked, floor }) } else { Ok(()) }
+    if asked < floor && Guard::Floor.holds() { Err(StoreError::Expired { asked, floor }) } else { Ok(()) }
 }
 
 /// An object as it was at a revision.
@@ -103,12 +104,21 @@ pub(super) async fn versions(readers: &Readers, wanted: &[i64]) -> Result<Vec<Ar
 
 /// One page of a list at a snapshot.
 pub(super) async fn snapshot(readers: &Readers, query: &ListQuery, at: Revision) -> Result<ListPage, StoreError> {
+    // Both parts in the order of their indexes: a page reads its rows, and not those of all pages.
     let sql = "SELECT l.floor, v.* FROM mainstay.log l LEFT JOIN LATERAL (
             SELECT revision, resource, namespace, name, meta, body FROM (
-                SELECT DISTINCT ON (namespace, name) revision, resource, namespace, name, meta, body, kind
-                FROM mainstay.versions WHERE resource = $1 AND revision <= $2 AND ($3::text IS NULL OR namespace = $3)
-                    AND ($4::text IS NULL OR name = $4) AND (namespace, name) > ($5, $6)
-                ORDER BY namespace, name, revision DESC) d
+                SELECT * FROM (
+                    SELECT DISTINCT ON (namespace, name) revision, resource, namespace, name, meta, body, kind
+                    FROM mainstay.history WHERE resource = $1 AND revision <= $2 AND ($3::text IS NULL OR namespace = $3)
+                        AND ($4::text IS NULL OR name = $4) AND (namespace, name) > ($5, $6)
+                    ORDER BY namespace, name, revision DESC) h
+                UNION ALL (
+                    SELECT revision, resource, namespace, name, meta, body, kind
+                    FROM mainstay.kept k WHERE resource = $1 AND revision <= $2 AND ($3::text IS NULL OR namespace = $3)
+                        AND ($4::text IS NULL OR name = $4) AND (namespace, name) > ($5, $6)
+                        AND NOT EXISTS (SELECT FROM mainstay.history h WHERE h.resource = k.resource
+                            AND h.namespace = k.namespace AND h.name = k.name AND h.revision <= $2)
+                    ORDER BY namespace, name)) d
             WHERE kind <> 2 ORDER BY namespace, name LIMIT $7
         ) v ON true";
     let after = query.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
@@ -206,27 +216,6 @@ pub(super) struct Logged {
     pub(super) previous: Option<Arc<Object>>,
 }
 
-/// The next changes of the log, of all resources: up to about [`PAGE_BYTES`].
-pub(super) async fn log(readers: &Readers, after: Revision) -> Result<Vec<Logged>, StoreError> {
-    let sql = "SELECT h.*, p.* FROM (
-            SELECT * FROM (
-                SELECT revision, resource, namespace, name, meta, body, kind,
-                    sum(octet_length(body)) OVER (ORDER BY revision) - octet_length(body) AS before
-                FROM mainstay.history WHERE revision > $1 AND revision <= $1 + 1024) w WHERE before < $2
-        ) h LEFT JOIN LATERAL (
-            SELECT revision, resource, namespace, name, meta, body FROM mainstay.versions v
-            WHERE h.resource = $3 AND h.kind > 0 AND v.resource = $3 AND v.namespace = h.namespace AND v.name = h.name
-                AND v.revision < h.revision ORDER BY v.revision DESC LIMIT 1
-        ) p ON true ORDER BY h.revision";
-    let rows = readers.query(sql, &[&after.0.cast_signed(), &PAGE_BYTES, &OPERATIONS]).await?;
-    let logged = |row: &Row| {
-        let had = row.get::<_, Option<i64>>(8).is_some();
-        let previous = if had { Some(Arc::new(object(row, 8)?)) } else { None };
-        Ok(Logged { kind: kind(row.get(6)), object: object(row, 0)?, previous })
-    };
-    rows.iter().map(logged).collect()
-}
-
 /// Where the database stands.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
@@ -236,13 +225,31 @@ pub(super) struct Ends {
     pub(super) generation: u64,
 }
 
-pub(super) async fn ends(readers: &Readers) -> Result<Ends, StoreError> {
-    let sql = "SELECT l.revision, l.floor, c.value FROM mainstay.log l
-        LEFT JOIN mainstay.counters c ON c.name = 'store/keyring'";
-    let rows = readers.query(sql, &[]).await?;
-    let row = rows.first().ok_or_else(|| diverged("there is no log"))?;
-    let generation = row.get::<_, Option<i64>>(2).unwrap_or(0).cast_unsigned();
-    Ok(Ends { newest: revision(row, 0), floor: revision(row, 1), generation })
+/// Where the log stands, and its next changes, of all resources: up to about [`PAGE_BYTES`].
+pub(super) async fn log(readers: &Readers, after: Revision) -> Result<(Ends, Vec<Logged>), StoreError> {
+    let sql = "SELECT l.revision, l.floor, c.value, h.*, p.* FROM mainstay.log l
+        LEFT JOIN mainstay.counters c ON c.name = 'store/keyring'
+        LEFT JOIN LATERAL (
+            SELECT * FROM (
+                SELECT revision, resource, namespace, name, meta, body, kind,
+                    sum(octet_length(body)) OVER (ORDER BY revision) - octet_length(body) AS before
+                FROM mainstay.history WHERE revision > $1 AND revision <= $1 + 1024) w WHERE before < $2
+        ) h ON true LEFT JOIN LATERAL (
+            SELECT revision, resource, namespace, name, meta, body FROM mainstay.versions v
+            WHERE h.resource = $3 AND h.kind > 0 AND v.resource = $3 AND v.namespace = h.namespace AND v.name = h.name
+                AND v.revision < h.revision ORDER BY v.revision DESC LIMIT 1
+        ) p ON true ORDER BY h.revision";
+    let rows = readers.query(sql, &[&after.0.cast_signed(), &PAGE_BYTES, &OPERATIONS]).await?;
+    let first = rows.first().ok_or_else(|| diverged("there is no log"))?;
+    let generation = first.get::<_, Option<i64>>(2).unwrap_or(0).cast_unsigned();
+    let ends = Ends { newest: revision(first, 0), floor: revision(first, 1), generation };
+    let logged = |row: &Row| {
+        let had = row.get::<_, Option<i64>>(11).is_some();
+        let previous = if had { Some(Arc::new(object(row, 11)?)) } else { None };
+        Ok(Logged { kind: kind(row.get(9)), object: object(row, 3)?, previous })
+    };
+    let there = rows.iter().filter(|row| row.get::<_, Option<i64>>(3).is_some());
+    Ok((ends, there.map(logged).collect::<Result<_, StoreError>>()?))
 }
 
 /// The current objects that are kept in memory, at the newest revision, and the floor. All of it is one statement, which sees

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use mainstay_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
-use super::leases::Leadership;
 use super::link::Link;
 use super::rows::Readers;
 use super::{Options, schema};
 use crate::error::StoreError;
 use crate::hub::Hub;
+use crate::leases::Leadership;
 use crate::lock;
 use crate::message::RunRow;
 
@@ -20,6 +20,8 @@ use crate::message::RunRow;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
+    /// The schema's version that this program brings.
+    pub(super) knows: u32,
     pub(super) tasks: Tasks,
     /// The connections: what carries everything else's messages ends last.
     pub(super) connections: Tasks,
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub(super) publishing: tokio::sync::Mutex<()>,
     /// Something can be claimed, or is to be cancelled, that was not before.
     pub(super) queue: watch::Sender<u64>,
+    /// How many operations this process's batches have made ready.
+    pub(super) made_ready: watch::Sender<u64>,
     pub(super) counts: Counts,
     pub(super) leadership: Arc<Leadership>,
     /// The generation of the ring of keys, as it was seen last.
@@ -59,7 +63,7 @@ pub(super) struct Counts {
 
 impl Shared {
     pub(super) fn new(
-        options: Options,
+        (options, knows): (Options, u32),
         (tasks, connections): (Tasks, Tasks),
         hub: Arc<Hub>,
         link: Link,
@@ -74,6 +78,7 @@ impl Shared {
             health: Health::default(),
             publishing: tokio::sync::Mutex::default(),
             queue: watch::Sender::new(0),
+            made_ready: watch::Sender::new(0),
             counts: Counts::default(),
             leadership: Arc::default(),
             ring: watch::Sender::new(0),
@@ -82,6 +87,7 @@ impl Shared {
             counters: Mutex::default(),
             dirty: Mutex::default(),
             options,
+            knows,
             tasks,
             connections,
         }
@@ -91,7 +97,7 @@ impl Shared {
     pub(super) async fn enter(&self, link: &Link) -> Result<(), super::link::Failure> {
         let (replica, seen) = (&self.options.replica, self.hub.published());
         let term = self.term.load(Ordering::Acquire);
-        match schema::enter(link, replica, Some(term), seen).await {
+        match schema::enter(link, (replica, self.knows), Some(term), seen).await {
             Ok(entered) => {
                 self.term.store(entered.term, Ordering::Release);
                 if entered.began {
@@ -110,11 +116,19 @@ impl Shared {
         }
     }
 
-    /// Whoever was replaced stops.
+    /// Whoever was replaced stops, and so does whoever is too old.
     pub(super) fn heed(&self, failure: &super::link::Failure) {
-        if schema::is_replaced(failure) && !self.health.is_closed() {
-            let replica = &self.options.replica;
-            tracing::error!(%replica, "another process has entered under this replica's name: this one stops");
+        if schema::is_replaced(failure) {
+            self.end("another process has entered under this replica's name: this one stops");
+        } else if schema::is_outdated(failure) {
+            self.end("the schema was contracted to what only newer programs know: this one stops");
+        }
+    }
+
+    /// Nothing more is done here, for this reason.
+    pub(super) fn end(&self, why: &'static str) {
+        if !self.health.is_closed() {
+            tracing::error!(replica = %self.options.replica, "{why}");
             self.health.close();
             self.hub.close();
         }

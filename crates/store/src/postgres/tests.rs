@@ -4,13 +4,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mainstay_runtime::Tasks;
-use mainstay_testkit::postgres::{self, Cluster, Database};
+use mainstay_testkit::postgres::{self, Cluster, Database, Pooler};
 use tokio::time::Instant;
 
 use super::{Address, Options, PostgresStore, Time};
 use crate::conformance::{Effort, Fixture, check};
 use crate::object::{Draft, Key, Meta, Revision, Write};
-use crate::operation::{Claim, Note, OPERATIONS, Queue as _, Queued, Settlement};
+use crate::operation::{Claim, Note, OPERATIONS, Queue as _, Queued, Renewal, Settlement, StepRow, StepState};
 use crate::watch::Scope;
 use crate::{Fence, Store, StoreError};
 
@@ -44,6 +44,18 @@ fn postgres_conforms_with_a_ring_of_eight_changes() {
     let cluster = postgres::shared().unwrap();
     let small = |options| Options { ring_changes: 8, readers: 1, span: 16, ..options };
     check(|| fixture(cluster, small), Effort { cases: 16, steps: 80 }).unwrap();
+}
+
+#[test]
+fn postgres_conforms_behind_a_transaction_pooler() {
+    let cluster = postgres::shared().unwrap();
+    let pooler = Pooler::start(cluster, 4).unwrap();
+    let behind = |options: Options| {
+        let name = options.address.to_string().split(' ').next().unwrap_or_default().to_owned();
+        let address = Address::parse(&cluster.url_at(pooler.address(), &name)).unwrap();
+        Options { address, ring_changes: 8, readers: 2, span: 16, ..options }
+    };
+    check(|| fixture(cluster, behind), Effort { cases: 1, steps: 20 }).unwrap();
 }
 
 /// Two replicas of one database.
@@ -142,6 +154,33 @@ async fn of_two_processes_of_one_name_the_later_writes() {
     later.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_compaction_keeps_up_and_no_write_is_refused_for_it() {
+    const SPAN: u64 = 50;
+    let cluster = postgres::shared().unwrap();
+    let database = cluster.database().unwrap();
+    let options = Options::new(Address::parse(&database.url).unwrap(), "one");
+    let store = PostgresStore::open(Options { span: SPAN, ..options }).unwrap();
+    let work = (0..16).map(|task| {
+        let store = &store;
+        async move {
+            for turn in 0..100 {
+                store.write(create(&format!("n{task}-{turn}"))).await.unwrap();
+                if task == 0 {
+                    store.compact(store.revision()).await.unwrap();
+                }
+            }
+        }
+    });
+    soon(futures::future::join_all(work)).await;
+    store.compact(store.revision()).await.unwrap();
+    let count = |what: &str| cluster.sql(&database.name, &format!("SELECT count(*) FROM mainstay.{what}")).unwrap();
+    assert_eq!((count("objects"), count("versions")), ("1600".into(), "1600".into()), "nothing is lost");
+    let rows: u64 = count("history").parse().unwrap();
+    assert!(rows <= 2 * SPAN, "{rows} rows of history are left");
+    store.close().await;
+}
+
 /// How many each holds, of what both want.
 fn held(stores: [&PostgresStore; 2]) -> [usize; 2] {
     stores.map(|store| store.leases().standings().iter().filter(|standing| standing.held).count())
@@ -184,26 +223,95 @@ async fn leases_spread_over_the_replicas() {
     two.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_says_what_no_text_can_hold_is_noted_and_harms_nobody_beside_it() {
-    let database = postgres::shared().unwrap().database().unwrap();
-    let store = PostgresStore::open(Options::new(Address::parse(&database.url).unwrap(), "one")).unwrap();
+/// A new operation of this uid, which is its name, too; due at once.
+fn order(uid: &str, concurrency_key: Option<&str>) -> Write {
     let queued = Queued {
         lane: "lane".into(),
         handler: "noop".into(),
         priority: 0,
         run_at_ms: 0,
-        concurrency_key: None,
+        concurrency_key: concurrency_key.map(Into::into),
         cancelled: false,
         replays: 0,
         created_ms: 1,
     };
-    let meta = Arc::new(Meta { uid: "uid".into(), ..Meta::default() });
+    let meta = Arc::new(Meta { uid: uid.into(), ..Meta::default() });
     let draft = Draft { head: "{\"r\":\"".into(), tail: "\"}".into(), meta, queued: Some(Arc::new(queued)) };
-    let key = Key::new(OPERATIONS, "a", "one");
-    store.write(Write::Create { key, draft, requires: None }).await.unwrap();
-    let claim = Claim { limit: 1, per_lane: 1, lease: Duration::from_mins(1), now_ms: 0 };
-    let claimed = store.claim(claim).await.unwrap().claimed.remove(0);
+    Write::Create { key: Key::new(OPERATIONS, "a", uid), draft, requires: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_may_have_its_share_of_each_replicas_workers() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    for number in 0..9 {
+        one.write(order(&format!("uid-{number}"), None)).await.unwrap();
+    }
+    let claim = Claim { limit: 8, per_lane: 3, lease: Duration::from_mins(1), now_ms: 0 };
+    let first = one.claim(claim.clone()).await.unwrap().claimed;
+    assert_eq!(first.len(), 3);
+    assert_eq!(one.claim(claim.clone()).await.unwrap().claimed.len(), 0, "it has its share");
+    assert_eq!(two.claim(claim.clone()).await.unwrap().claimed.len(), 3);
+    assert_eq!(two.claim(claim.clone()).await.unwrap().claimed.len(), 0);
+    one.settle(&first[0].attempt, Settlement::Later { run_at_ms: i64::MAX / 4 }).await.unwrap();
+    assert_eq!(one.claim(claim).await.unwrap().claimed.len(), 1);
+    one.close().await;
+    two.close().await;
+}
+
+const fn claim(lease: Duration) -> Claim {
+    Claim { limit: 10, per_lane: 10, lease, now_ms: 0 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_with_a_key_waits_for_the_other_over_postgres() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    one.write(order("first", Some("key"))).await.unwrap();
+    two.write(order("second", Some("key"))).await.unwrap();
+    let claimed = one.claim(claim(Duration::from_mins(1))).await.unwrap().claimed;
+    assert_eq!(claimed.iter().map(|one| &*one.attempt.id).collect::<Vec<_>>(), ["first"]);
+    assert!(two.claim(claim(Duration::from_mins(1))).await.unwrap().claimed.is_empty());
+    one.settle(&claimed[0].attempt, Settlement::Later { run_at_ms: i64::MAX / 4 }).await.unwrap();
+    let claimed = two.claim(claim(Duration::from_mins(1))).await.unwrap().claimed;
+    assert_eq!(claimed.iter().map(|one| &*one.attempt.id).collect::<Vec<_>>(), ["second"]);
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_its_operation_to_another_replica_is_not_heard() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    one.write(order("lost", None)).await.unwrap();
+    let lost = one.claim(claim(Duration::from_millis(1))).await.unwrap().claimed.remove(0).attempt;
+    let found = async {
+        loop {
+            if let Some(claimed) = two.claim(claim(Duration::from_mins(1))).await.unwrap().claimed.pop() {
+                return claimed.attempt;
+            }
+        }
+    };
+    let found = soon(found).await;
+    let entry = StepRow { step: "step".into(), state: StepState::Intent, attempt: 0, output: "".into() };
+    let said = one.journal(&lost, entry.clone()).await;
+    assert!(matches!(said, Err(StoreError::Fenced(_))), "an entry of its journal: {said:?}");
+    let said = one.settle(&lost, Settlement::Later { run_at_ms: 0 }).await;
+    assert!(matches!(said, Err(StoreError::Fenced(_))), "how it ended: {said:?}");
+    let renewed = one.renew(vec![lost], Duration::from_mins(1)).await.unwrap();
+    assert!(matches!(renewed[..], [Renewal::Lost]), "{renewed:?}");
+    two.journal(&found, entry).await.unwrap();
+    two.settle(&found, Settlement::Later { run_at_ms: 0 }).await.unwrap();
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_says_what_no_text_can_hold_is_noted_and_harms_nobody_beside_it() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let store = PostgresStore::open(Options::new(Address::parse(&database.url).unwrap(), "one")).unwrap();
+    store.write(order("uid", None)).await.unwrap();
+    let claimed = store.claim(claim(Duration::from_mins(1))).await.unwrap().claimed.remove(0);
     let note = Note { attempt: 1, started_ms: 1, ended_ms: 2, reason: "Transient".into(), message: "a\0b".into() };
     let retry = Settlement::Retry { run_at_ms: 0, note, undoing: None };
     let (settled, beside) = futures::join!(store.settle(&claimed.attempt, retry), store.write(create("beside")));

@@ -9,16 +9,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mainstay_runtime::fault::{self, Point};
+use mainstay_runtime::guard::Guard;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::batch::{Answer, Batch};
+use super::claimed::ClaimedObjects;
 use super::jobs::{Ask, Done, Job};
 use super::link::{Failure, Link, Parameters, Session};
 use super::shared::{QUEUE, REVISION, Shared};
 use super::{queue, rows, schema};
 use crate::error::StoreError;
+use crate::given::Given;
 use crate::object::{Key, Object, Revision, Write};
 use crate::operation::on_disk;
 use crate::watch::{Change, ChangeKind};
@@ -40,6 +43,7 @@ pub(super) struct Writer {
     link: Link,
     /// The connection on which this process has entered.
     entered: Option<Arc<Session>>,
+    claimed: ClaimedObjects,
 }
 
 impl std::fmt::Debug for Session {
@@ -52,7 +56,7 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let name = format!("mainstay {} writes", shared.options.replica);
         let link = Link::new(&shared.options.address, name, &shared.connections, None);
-        Self { shared, link, entered: None }
+        Self { shared, link, entered: None, claimed: ClaimedObjects::default() }
     }
 
     /// Carries a batch out and answers everybody.
@@ -89,6 +93,7 @@ impl Writer {
         loop {
             let batch = Batch::of(jobs);
             let outcome = match self.send(&batch).await {
+                Err(Failure::Unknown(cause)) if !Guard::Settle.holds() => Err(Failure::Away(cause)),
                 Err(Failure::Unknown(cause)) => match self.settle(batch.id, begun).await {
                     Ok(Some(answer)) => return Ok(answer),
                     Ok(None) => Err(Failure::Away(cause)),
@@ -167,8 +172,8 @@ impl Writer {
     }
 
     /// The batch is committed: makes it visible, then answers.
-    async fn complete(&self, jobs: Vec<Job>, answer: Answer) {
-        let shared = &self.shared;
+    async fn complete(&mut self, jobs: Vec<Job>, answer: Answer) {
+        let shared = Arc::clone(&self.shared);
         let written =
             answer.codes.iter().zip(&answer.revisions).filter(|(code, revision)| **code == 0 && revision.is_some());
         shared.counts.commits.fetch_add(1, Ordering::Relaxed);
@@ -186,6 +191,7 @@ impl Writer {
         }
         if answer.woken {
             shared.wake_queue();
+            shared.made_ready.send_modify(|ready| *ready += made_ready(&jobs, &answer));
             shared.outbound.raise(QUEUE);
         }
         fault::hit(Point::StoreAfterPublish).ok();
@@ -201,10 +207,13 @@ impl Writer {
     }
 
     /// What each job is told, in order; memory holds it by then.
-    async fn outcomes(&self, jobs: &[Job], answer: &Answer) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
-        let shared = &self.shared;
-        let mut claims = queue::claims(&shared.readers, answer).await?;
+    async fn outcomes(&mut self, jobs: &[Job], answer: &Answer) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+        let shared = Arc::clone(&self.shared);
         let mut known = self.predecessors(jobs, answer).await?;
+        let mut claims = queue::claims(&shared.readers, answer).await?;
+        for claimed in claims.iter().flat_map(|claims| &claims.claimed) {
+            self.claimed.keep(&claimed.object);
+        }
         let held = shared.publishing.lock().await;
         shared.catch_up(&held, Some(Revision(answer.base))).await?;
         let next = shared.hub.published().0 == answer.base;
@@ -226,7 +235,7 @@ impl Writer {
     }
 
     /// The versions before those of this batch, of objects that memory does not hold.
-    async fn predecessors(&self, jobs: &[Job], answer: &Answer) -> Result<HashMap<i64, Arc<Object>>, StoreError> {
+    async fn predecessors(&mut self, jobs: &[Job], answer: &Answer) -> Result<HashMap<i64, Arc<Object>>, StoreError> {
         let elsewhere = |(job, _): &(&Job, &Option<i64>)| write(&job.ask).is_some_and(|w| on_disk(&w.key().resource));
         let wanted: Vec<i64> = jobs
             .iter()
@@ -235,8 +244,11 @@ impl Writer {
             .filter_map(|(_, previous)| *previous)
             .filter(|previous| previous.cast_unsigned() <= answer.base)
             .collect();
-        let found = rows::versions(&self.shared.readers, &wanted).await?;
-        Ok(found.into_iter().map(|object| (object.revision.0.cast_signed(), object)).collect())
+        let mut known = HashMap::new();
+        let others = self.claimed.take(wanted, &mut known);
+        let found = rows::versions(&self.shared.readers, &others).await?;
+        known.extend(found.into_iter().map(|object| (object.revision.0.cast_signed(), object)));
+        Ok(known)
     }
 
     /// What the batch changed; `known` gets its objects by their revisions. `None` when a predecessor is not known.
@@ -301,7 +313,11 @@ impl Writer {
                 let unmet = write.requires().map_or_else(|| write.key().clone(), |required| required.key.clone());
                 Err(StoreError::Unmet(unmet))
             }
-            (6, Ask::Write { fence: Some(fence), .. }) => Err(StoreError::Deposed(fence.clone())),
+            (6, Ask::Write { given: Given { fence: Some(fence), .. }, .. }) => Err(StoreError::Deposed(fence.clone())),
+            (8, Ask::Write { write, given, .. }) => {
+                let unmet = given.requires.as_ref().map_or_else(|| write.key(), |required| &required.key);
+                Err(StoreError::Unmet(unmet.clone()))
+            }
             (5, Ask::Journal { attempt, .. } | Ask::PutOff { attempt, .. } | Ask::End { attempt, .. }) => {
                 self.shared.counts.fenced.fetch_add(1, Ordering::Relaxed);
                 Err(StoreError::Fenced(attempt.clone()))
@@ -317,6 +333,17 @@ fn write(ask: &Ask) -> Option<&Write> {
         Ask::Write { write, .. } | Ask::End { write, .. } => Some(write),
         Ask::Claim(_) | Ask::Journal { .. } | Ask::PutOff { .. } => None,
     }
+}
+
+/// How many operations a batch that made any ready has made so: those that it created are known, of others it is that there are.
+fn made_ready(jobs: &[Job], answer: &Answer) -> u64 {
+    let created = jobs.iter().zip(&answer.codes).filter(|(job, code)| **code == 0 && is_created_ready(&job.ask));
+    (created.count() as u64).max(1)
+}
+
+fn is_created_ready(ask: &Ask) -> bool {
+    let Ask::Write { write: Write::Create { draft, .. }, .. } = ask else { return false };
+    draft.queued.as_deref().is_some_and(|queued| queued.run_at_ms <= 0)
 }
 
 fn told(row: &Row) -> Result<Answer, Failure> {

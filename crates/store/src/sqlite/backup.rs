@@ -125,7 +125,11 @@ fn log_has_something(dir: &Path) -> bool {
 /// The version of the tables, when this program knows it.
 pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
     let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(database)?;
-    if found > schema::known() { Err(StoreError::NewerSchema { found, known: schema::known() }) } else { Ok(found) }
+    if found > schema::known() {
+        Err(StoreError::NewerSchema { found, oldest: found, known: schema::known() })
+    } else {
+        Ok(found)
+    }
 }
 
 pub(crate) fn contents(connection: &Connection) -> Result<Contents, StoreError> {

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use mainstay_runtime::guard::Guard;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
@@ -184,7 +185,7 @@ fn compact(connection: &Connection, floor: Revision, target: Revision, budget: u
     let older = "DELETE FROM history WHERE resource = ?1 AND namespace = ?2 AND name = ?3 AND revision < ?4";
     let mut older = connection.prepare_cached(older)?;
     let mut itself = connection.prepare_cached("DELETE FROM history WHERE revision = ?1")?;
-    for (revision, key, kind) in &passed {
+    for (revision, key, kind) in passed.iter().filter(|_| Guard::Compaction.holds()) {
         if *kind > 0 {
             older.execute(params![key.resource, key.namespace, key.name, revision])?;
         }

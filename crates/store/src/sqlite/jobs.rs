@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use mainstay_runtime::guard::Guard;
 use tokio::sync::oneshot;
 
 use super::turn::Turn;
@@ -142,7 +143,8 @@ impl Jobs {
         if state.closed {
             return Err(StoreError::Closed);
         }
-        if state.jobs.len() >= self.items || (state.bytes + size > self.bytes && !state.jobs.is_empty()) {
+        let full = state.jobs.len() >= self.items || (state.bytes + size > self.bytes && !state.jobs.is_empty());
+        if full && Guard::Shedding.holds() {
             return Err(StoreError::Busy);
         }
         state.bytes += size;

@@ -12,7 +12,7 @@ use super::jobs::{Broken, Failed};
 use super::schema;
 use crate::error::StoreError;
 use crate::hub::Hub;
-use crate::object::{Key, Object, Revision, Write};
+use crate::object::{Key, Object, Requires, Revision, Write};
 use crate::operation;
 use crate::watch::{Change, ChangeKind};
 
@@ -50,10 +50,8 @@ impl<'w> Writes<'w> {
 
     /// What the write will do to which object.
     fn judge(&self, write: &Write) -> Result<(ChangeKind, Option<Arc<Object>>), Failed> {
-        if let Some(required) = write.requires()
-            && self.current(&required.key)?.is_none_or(|found| found.revision != required.revision)
-        {
-            return Err(Failed::Refused(StoreError::Unmet(required.key.clone())));
+        if let Some(required) = write.requires() {
+            self.stands(required)?;
         }
         let current = self.current(write.key())?;
         let kind = match (write, &current) {
@@ -71,6 +69,23 @@ impl<'w> Writes<'w> {
             (Write::Delete { .. }, Some(_)) => ChangeKind::Deleted,
         };
         Ok((kind, current))
+    }
+
+    /// Whether an object is as a write requires it.
+    pub(super) fn stands(&self, required: &Requires) -> Result<(), Failed> {
+        let found = self.current(&required.key)?;
+        if found.is_some_and(|found| found.revision == required.revision) {
+            return Ok(());
+        }
+        Err(Failed::Refused(StoreError::Unmet(required.key.clone())))
+    }
+
+    /// Whether of the key's resource nothing was created in its namespace above a revision.
+    pub(super) fn none_since(&self, key: &Key, since: Revision) -> rusqlite::Result<bool> {
+        let none = "SELECT (SELECT floor FROM log) <= ?1 AND NOT EXISTS (SELECT 1 FROM history
+                    WHERE revision > ?1 AND resource = ?2 AND namespace = ?3 AND kind = 0)";
+        let mut none = self.connection.prepare_cached(none)?;
+        none.query_row(params![since.0, key.resource, key.namespace], |row| row.get(0))
     }
 
     /// The object as it will be once what was written so far is committed.

@@ -108,7 +108,7 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Connection, StoreEr
     let mut connection = Connection::open_with_flags(path, flags).map_err(database)?;
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(database)?;
     if version > known() {
-        return Err(StoreError::NewerSchema { found: version, known: known() });
+        return Err(StoreError::NewerSchema { found: version, oldest: version, known: known() });
     }
     prepare(&connection, options, version == 0).map_err(database)?;
     migrate(&mut connection, version).map_err(database)?;

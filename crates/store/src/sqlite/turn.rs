@@ -11,6 +11,8 @@ use super::jobs::{Broken, Failed, Reply};
 use super::objects::Writes;
 use super::operations::{Effects, Leases, Operations};
 use super::sessions::{Batch, Sessions};
+use crate::error::StoreError;
+use crate::given::Given;
 use crate::hub::Hub;
 use crate::keyring::Ring;
 use crate::message::{Append, Appended};
@@ -66,6 +68,23 @@ impl<'w> Turn<'w> {
 
     pub(super) const fn connection(&self) -> &'w Connection {
         self.connection
+    }
+
+    /// Whether what is given for a write holds.
+    pub(super) fn meets(&self, given: &Given, write: &Write) -> Result<(), Failed> {
+        if let Some(fence) = &given.fence {
+            self.holds(fence)?;
+        }
+        if let Some(required) = &given.requires {
+            self.objects.stands(required)?;
+        }
+        match given.none_since {
+            Some(since) if !self.objects.none_since(write.key(), since)? => {
+                let unmet = given.requires.as_ref().map_or_else(|| write.key(), |required| &required.key);
+                Err(Failed::Refused(StoreError::Unmet(unmet.clone())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes an object write that holds; an operation's row follows it.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_runtime::fault::{self, Point};
+use mainstay_runtime::guard::Guard;
 use rusqlite::{Connection, ErrorCode};
 use tokio::time::Instant;
 
@@ -340,7 +341,9 @@ fn survivable(error: rusqlite::Error) -> StoreError {
         Some(sqlite) => {
             let code = sqlite.extended_code;
             match database(error) {
-                StoreError::Database(error) => stop(&format!("{error} (SQLite code {code})")),
+                StoreError::Database(error) if Guard::FailedSync.holds() => {
+                    stop(&format!("{error} (SQLite code {code})"))
+                }
                 told => told,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -9,7 +10,12 @@ use mainstay_store::{PostgresStore, Revision, Scope, Store, StoreError, WatchEnd
 use mainstay_testkit::postgres::{Cluster, Replication, Settings, shared};
 use mainstay_testkit::proxy::{Direction, Fault, Proxy};
 
+use tokio::time::Instant;
+
 use super::support::{create, history, key, open, soon, stored};
+
+/// Where nobody says that a connection is closed, another leads within this, and a second for a machine that is busy.
+const SILENT: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_of_a_write_whose_answer_was_lost_is_found_out_and_it_is_not_made_again() {
@@ -147,4 +153,50 @@ async fn a_standby_that_takes_over_begins_an_epoch_and_gives_no_revision_again()
     assert!(store.get(&key("lost")).await.unwrap().is_none(), "the standby never had it");
     assert!(store.get(&key("next")).await.unwrap().is_some());
     store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_begins_where_another_replica_left_it_however_far_behind_this_one_is() {
+    let cluster = shared().unwrap();
+    let database = cluster.database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    let mut behind = 0;
+    for round in 0..50 {
+        let newest = one.write(create(&format!("n{round}"))).await.unwrap().revision;
+        behind += usize::from(two.revision() < newest);
+        two.reach(newest).await.unwrap();
+        assert!(two.watch(Scope::resource("/pods"), newest).await.is_ok(), "{newest} is there");
+    }
+    assert!(behind > 0, "it was never behind, so that this shows nothing");
+    // What nobody has given is waited for by nobody.
+    let never = Revision(two.revision().0 + 1_000);
+    soon(two.reach(never)).await.unwrap();
+    let future = two.watch(Scope::resource("/pods"), never).await;
+    assert!(matches!(future, Err(StoreError::Future { .. })), "{future:?}");
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hears_nothing_has_stopped_before_another_leads() {
+    let cluster = shared().unwrap();
+    let silent = [Fault::Blackhole, Fault::Half(Direction::ToServer), Fault::Half(Direction::ToClient)];
+    let parted = silent.map(|fault| async move {
+        let database = cluster.database().unwrap();
+        let proxy = Proxy::start(cluster.address()).await.unwrap();
+        let one = open(&cluster.url_at(proxy.address(), &database.name), "one");
+        let two = open(&database.url, "two");
+        let (first, second) = (one.leases(), two.leases());
+        let held = soon(first.acquire("a")).await.unwrap();
+        proxy.set(fault).await.unwrap();
+        let began = Instant::now();
+        let next = soon(second.acquire("a")).await.unwrap();
+        assert!(held.lost.is_cancelled(), "{fault:?}: both lead");
+        let took = began.elapsed();
+        assert!(next.term > held.term && took <= SILENT, "{fault:?}: another leads after {took:?} only");
+        proxy.set(Fault::Pass).await.unwrap();
+        one.close().await;
+        two.close().await;
+    });
+    join_all(parted).await;
 }

@@ -1,6 +1,16 @@
-//! Several replicas over one PostgreSQL, which is killed, cut off, and replaced.
+//! Several replicas over one PostgreSQL, which is killed, cut off, and replaced, and grows large; and behind a pooler.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it measured"
+)]
 
 mod faults;
+mod order;
+mod pooler;
+mod rows;
 mod support;
+mod upgrade;

@@ -263,7 +263,7 @@ async fn a_directory_is_for_one_instance_and_not_for_an_older_program() {
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
     let refused = SqliteStore::open(Options::new(dir.path())).unwrap_err();
-    assert!(matches!(refused, StoreError::NewerSchema { found: 99, known: 5 }), "{refused}");
+    assert!(matches!(refused, StoreError::NewerSchema { found: 99, oldest: 99, known: 5 }), "{refused}");
 }
 
 #[tokio::test]

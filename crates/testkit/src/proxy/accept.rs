@@ -18,7 +18,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Acceptor {
     pub(super) listen: SocketAddr,
-    pub(super) server: SocketAddr,
     pub(super) weather: watch::Receiver<Weather>,
     pub(super) listens: watch::Sender<bool>,
     pub(super) counts: watch::Sender<Counts>,
@@ -57,10 +56,10 @@ impl Acceptor {
                 counts.open += 1;
             });
             let open = Open(self.counts.clone());
-            let (server, weather, stop) = (self.server, self.weather.clone(), self.tasks.stopping());
+            let (weather, stop) = (self.weather.clone(), self.tasks.stopping());
             self.tasks.spawn("connection of a proxy", async move {
                 let open = open;
-                stop.run_until_cancelled(connect(client, server, weather, &open.0)).await;
+                stop.run_until_cancelled(connect(client, weather, &open.0)).await;
             });
         }
         drop(listener);
@@ -79,12 +78,7 @@ impl Drop for Open {
 }
 
 /// Carries one connection to its end.
-async fn connect(
-    client: TcpStream,
-    server: SocketAddr,
-    mut weather: watch::Receiver<Weather>,
-    counts: &watch::Sender<Counts>,
-) {
+async fn connect(client: TcpStream, mut weather: watch::Receiver<Weather>, counts: &watch::Sender<Counts>) {
     let cuts = weather.borrow().cuts;
     // Who is behind the fault is not to learn of it either.
     let reachable = |weather: &Weather| weather.cuts != cuts || !weather.fault.holds_back(Direction::ToServer);
@@ -93,7 +87,7 @@ async fn connect(
         return reset(&client);
     }
     #[expect(clippy::disallowed_methods, reason = "this is the network, whose calls are others'; and it is bounded")]
-    let connecting = TcpStream::connect(server);
+    let connecting = TcpStream::connect(now.server);
     if let Ok(Ok(server)) = tokio::time::timeout(CONNECT, connecting).await {
         return Connection { client, server, weather, counts, cuts }.carry().await;
     }

@@ -1,37 +1,18 @@
-//! `/livez`, `/healthz`, `/readyz` and `/metrics` of a node, which has no API of its own.
-//!
-//! Over TLS by a certificate that it makes for itself at each start: nothing goes in the clear, and whoever probes cannot
-//! verify it. `/metrics` is read on this machine only.
+//! `/livez`, `/healthz`, `/readyz` and `/metrics` of a node, which has no API of its own. `/metrics` is read on this machine
+//! only.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use mainstay_apiserver::keys::server_names;
+use http::{Method, StatusCode};
 use mainstay_node::agent::Handle;
 use mainstay_runtime::Tasks;
 use mainstay_runtime::duty::{self, Duties};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
-/// Connections at once; more are closed.
-const CONNECTIONS: usize = 64;
-/// How long a handshake, or the head of a request, may take, and how long a connection may be idle.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::serve::probe::{Answer, text};
+
 /// A node that could not renew its lease for so long is not ready.
 const LEASE: Duration = Duration::from_secs(mainstay_api::node::LEASE_SECONDS as u64);
 
@@ -42,7 +23,7 @@ pub(super) struct Seen(Arc<Facts>);
 #[derive(Default)]
 struct Facts {
     term: AtomicU64,
-    linked: AtomicBool,
+    linked: AtomicUsize,
     agent: ArcSwapOption<Handle>,
 }
 
@@ -57,8 +38,8 @@ impl Seen {
         self.0.agent.store(Some(Arc::new(agent)));
     }
 
-    /// Whether the server can ask it.
-    pub(super) fn linked(&self, linked: bool) {
+    /// How many replicas of the server can ask it.
+    pub(super) fn linked(&self, linked: usize) {
         self.0.linked.store(linked, Ordering::Relaxed);
     }
 }
@@ -100,7 +81,11 @@ impl Answers {
         let pods = agent.as_deref().map_or(0, |agent| agent.pods() as u64);
         let gauges = [
             ("node_term", "The term of this node's agent", facts.term.load(Ordering::Relaxed)),
-            ("node_linked", "1 while the server can reach this node", facts.linked.load(Ordering::Relaxed).into()),
+            (
+                "node_linked",
+                "Replicas of the server that can reach this node",
+                facts.linked.load(Ordering::Relaxed) as u64,
+            ),
             ("node_pods", "Pods that this node looks after", pods),
             ("node_lease_age_seconds", "Since the node's lease was renewed", silent),
         ];
@@ -120,7 +105,7 @@ impl Answers {
         [gauges.concat(), passes, failures, "# EOF\n".to_owned()].concat()
     }
 
-    fn answer(&self, method: &Method, path: &str, here: bool) -> Response<Full<Bytes>> {
+    pub(super) fn answer(&self, method: &Method, path: &str, here: bool) -> Answer {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
         }
@@ -142,75 +127,5 @@ impl Answers {
             "/metrics" => text(StatusCode::FORBIDDEN, "metrics of a node are read on its machine\n"),
             _ => text(StatusCode::NOT_FOUND, "a node answers /livez, /readyz, /healthz and /metrics\n"),
         }
-    }
-}
-
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text.to_owned())));
-    *response.status_mut() = status;
-    response
-}
-
-/// Listens, and gives what serves until told to stop.
-///
-/// # Errors
-/// When the address is taken.
-pub(super) async fn bind(
-    listen: SocketAddr,
-    answers: Answers,
-    grace: Duration,
-) -> anyhow::Result<(SocketAddr, impl FnOnce(CancellationToken) -> futures::future::BoxFuture<'static, ()>)> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
-    let address = listener.local_addr()?;
-    let made = rcgen::generate_simple_self_signed(server_names(listen, &[])).context("make a certificate")?;
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())?;
-    let tls = TlsAcceptor::from(Arc::new(config));
-    let serve = move |stop: CancellationToken| -> futures::future::BoxFuture<'static, ()> {
-        Box::pin(accept(listener, tls, answers, stop, grace))
-    };
-    Ok((address, serve))
-}
-
-async fn accept(listener: TcpListener, tls: TlsAcceptor, answers: Answers, stop: CancellationToken, grace: Duration) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, peer)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (serving, tls, stop) = (answers.clone(), tls.clone(), stop.clone());
-        drop(answers.tasks.spawn("probe", async move {
-            let _slot = slot;
-            let served = serve(stream, tls, serving, peer.ip().to_canonical().is_loopback());
-            // A probe that is under way is answered: it is how others see that the node is stopping.
-            tokio::select! {
-                () = served => {}
-                () = async { stop.cancelled().await; tokio::time::sleep(grace.min(Duration::from_secs(1))).await } => {}
-            }
-        }));
-    }
-}
-
-async fn serve(stream: TcpStream, tls: TlsAcceptor, answers: Answers, here: bool) {
-    let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await else { return };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answers.answer(request.method(), request.uri().path(), here);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a probe's connection");
     }
 }

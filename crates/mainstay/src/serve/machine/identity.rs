@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
 use mainstay_runtime::{Class, Doing as _, Failure, Reason, Timestamp};
-use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, SignatureScheme};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -31,6 +32,12 @@ pub(super) struct Kept {
     pub(super) certificate: String,
     /// The authorities that the server is believed by, in PEM.
     pub(super) authority: String,
+    /// The SHA-256 of the authority that the certificate is of, in hex; empty where that was not said.
+    #[serde(default)]
+    pub(super) issuer: String,
+    /// Where the servers are.
+    #[serde(default)]
+    pub(super) servers: Vec<String>,
     /// When the certificate was issued.
     pub(super) issued: Timestamp,
     /// When it expires.
@@ -91,6 +98,7 @@ struct Shared {
     dir: PathBuf,
     kept: Mutex<Kept>,
     shown: ArcSwap<CertifiedKey>,
+    believed: ArcSwap<WebPkiServerVerifier>,
     _held: Held,
 }
 
@@ -100,24 +108,17 @@ impl Identity {
     /// # Errors
     /// When key and certificate cannot be used.
     pub(super) fn new(dir: PathBuf, kept: Kept, held: Held) -> anyhow::Result<Self> {
-        let shown = ArcSwap::from_pointee(certified(&kept)?);
-        Ok(Self(Arc::new(Shared { dir, kept: Mutex::new(kept), shown, _held: held })))
+        let (shown, believed) = (ArcSwap::from_pointee(certified(&kept)?), ArcSwap::new(verifier(&kept)?));
+        Ok(Self(Arc::new(Shared { dir, kept: Mutex::new(kept), shown, believed, _held: held })))
     }
 
     fn kept(&self) -> Kept {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whom it believes.
-    ///
-    /// # Errors
-    /// When the authorities cannot be read.
-    pub(super) fn roots(&self) -> anyhow::Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(self.kept().authority.as_bytes()) {
-            roots.add(authority?)?;
-        }
-        Ok(roots)
+    /// What tells new connections whom to believe.
+    pub(super) fn verifier(&self) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(Believed(self.clone()))
     }
 
     /// What new connections show.
@@ -125,23 +126,35 @@ impl Identity {
         Arc::new(Shown(self.clone()))
     }
 
-    /// Gets the next certificate when two thirds of this one's life are over.
-    pub(super) async fn renew(&self, client: &kube::Client, now: Timestamp) -> Result<(), Failure> {
+    /// Gets the next certificate when two thirds of this one's life are over, or when the servers have another authority by
+    /// now, which it believes from then on. Tells whether it did.
+    pub(super) async fn renew(&self, client: &kube::Client, now: Timestamp) -> Result<bool, Failure> {
         const DOING: &str = "renew the certificate of this node";
         let old = self.kept();
         let life = old.until.as_second() - old.issued.as_second();
-        if now.as_second() < old.issued.as_second() + life / 3 * 2 {
-            return Ok(());
+        let is_young = now.as_second() < old.issued.as_second() + life / 3 * 2;
+        if is_young && !join::news(client).await.doing(DOING)?.is_some_and(|news| news.concerns(&old)) {
+            return Ok(false);
         }
-        let kept = join::renewed(client).await.doing(DOING)?;
+        let kept = Kept { servers: old.servers, ..join::renewed(client).await.doing(DOING)? };
         let wrong = |error: anyhow::Error| Failure::caused_by(Class::Terminal(Reason::Invalid), DOING, error);
-        let shown = certified(&kept).map_err(wrong)?;
+        let (shown, believed) = (certified(&kept).map_err(wrong)?, verifier(&kept).map_err(wrong)?);
         write(&self.0.dir, &kept).map_err(|error| Failure::caused_by(Class::TRANSIENT, DOING, error))?;
         tracing::info!(until = %kept.until, "the certificate of this node was renewed");
+        self.0.believed.store(believed);
         self.0.shown.store(Arc::new(shown));
         *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-        Ok(())
+        Ok(true)
     }
+}
+
+fn verifier(kept: &Kept) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(kept.authority.as_bytes()) {
+        roots.add(authority?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
 }
 
 fn certified(kept: &Kept) -> anyhow::Result<CertifiedKey> {
@@ -169,6 +182,50 @@ impl ResolvesClientCert for Shown {
     }
 }
 
+/// Believes by the newest authorities at each new connection.
+struct Believed(Identity);
+
+impl std::fmt::Debug for Believed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Believed")
+    }
+}
+
+impl ServerCertVerifier for Believed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.0.0.believed.load().verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.0.believed.load().verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.0.believed.load().verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.0.believed.load().supported_verify_schemes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +245,8 @@ mod tests {
             key: "key".to_owned(),
             certificate: "certificate".to_owned(),
             authority: String::new(),
+            issuer: String::new(),
+            servers: Vec::new(),
             issued,
             until,
         };

@@ -17,6 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::ASK;
@@ -55,14 +56,40 @@ pub(super) async fn renewed(client: &kube::Client) -> Result<Kept, CallError> {
     ask(client, None).await
 }
 
+/// Which authorities the servers have by now.
+#[derive(Deserialize)]
+pub(super) struct News {
+    authority: String,
+    issuer: String,
+}
+
+impl News {
+    /// Whether what is kept is of others.
+    pub(super) fn concerns(&self, kept: &Kept) -> bool {
+        self.authority != kept.authority || self.issuer != kept.issuer
+    }
+}
+
+/// Asks which authorities there are; `None` where the server is one that does not tell.
+///
+/// # Errors
+/// What the API refuses.
+pub(super) async fn news(client: &kube::Client) -> Result<Option<News>, CallError> {
+    match post(client, &json!({ "spec": {} })).await {
+        Ok(news) => Ok(Some(news)),
+        Err(error) if error.status() == Some(400) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn authorities(kept: &Kept) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     use rustls::pki_types::pem::PemObject as _;
     Ok(CertificateDer::pem_slice_iter(kept.authority.as_bytes()).collect::<Result<_, _>>()?)
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    status: Status,
+struct Answer<S> {
+    status: S,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +97,8 @@ struct Answer {
 struct Status {
     certificate: String,
     authority: String,
+    #[serde(default)]
+    issuer: String,
     issued_timestamp: Timestamp,
     expiration_timestamp: Timestamp,
 }
@@ -79,17 +108,24 @@ async fn ask(client: &kube::Client, name: Option<&str>) -> Result<Kept, CallErro
     let key = KeyPair::generate().map_err(unmade)?;
     let request =
         CertificateParams::default().serialize_request(&key).and_then(|request| request.pem()).map_err(unmade)?;
-    let body = json!({ "spec": { "nodeName": name, "request": request } }).to_string().into_bytes();
-    let request = http::Request::post(PATH).header(http::header::CONTENT_TYPE, "application/json").body(body);
-    let request = request.map_err(|error| CallError::Client(kube::Error::HttpError(error)))?;
-    let Answer { status } = bounded(client.request(request)).await?;
+    let status: Status = post(client, &json!({ "spec": { "nodeName": name, "request": request } })).await?;
     Ok(Kept {
         key: key.serialize_pem(),
         certificate: status.certificate,
         authority: status.authority,
+        issuer: status.issuer,
+        servers: Vec::new(),
         issued: status.issued_timestamp,
         until: status.expiration_timestamp,
     })
+}
+
+async fn post<S: DeserializeOwned>(client: &kube::Client, body: &serde_json::Value) -> Result<S, CallError> {
+    let request = http::Request::post(PATH).header(http::header::CONTENT_TYPE, "application/json");
+    let request = request.body(body.to_string().into_bytes());
+    let request = request.map_err(|error| CallError::Client(kube::Error::HttpError(error)))?;
+    let answer: Answer<S> = bounded(client.request(request)).await?;
+    Ok(answer.status)
 }
 
 /// The SHA-256 of a certificate, in hex.

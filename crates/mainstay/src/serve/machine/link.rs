@@ -1,6 +1,11 @@
-//! The connection over which the server asks this node: opened by us, kept, and opened anew with a growing pause.
+//! The connections over which servers ask this node: opened by us, one to each replica.
+//!
+//! Which replicas there are it finds out by itself, also behind one address for all: it goes on opening connections, to each
+//! address in turn, and says which replicas it has; one that is among them says so. A link that breaks is missed at once.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +21,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use mainstay_api::node::LogRequest;
 use mainstay_node::agent::Handle;
 use mainstay_node::agent::logs::{LogError, LogOptions};
-use mainstay_runtime::KeyBackoff;
 use mainstay_runtime::client::LINK_PING;
 use mainstay_runtime::failure::chain_of;
+use mainstay_runtime::{KeyBackoff, Tasks};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Machine;
@@ -31,34 +37,76 @@ const QUESTION_TIME: Duration = Duration::from_secs(10);
 /// How long answers may take once the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// The longest pause between two looks for replicas to which there is no link.
+const LOOK: Duration = Duration::from_secs(10);
+
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// Keeps the link until told to stop.
-pub(super) async fn run(machine: Machine, agent: Handle, stop: CancellationToken) {
-    let mut backoff = KeyBackoff::default();
-    loop {
+/// The replicas that have a link to this node, by the names that they give themselves.
+#[derive(Default)]
+struct Linked {
+    names: Mutex<BTreeSet<String>>,
+    broke: Notify,
+}
+
+impl Linked {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.names().iter().cloned().collect()
+    }
+}
+
+/// Keeps links until told to stop.
+pub(super) async fn run(machine: Machine, agent: Handle, tasks: Tasks, stop: CancellationToken) {
+    let (linked, mut backoff) = (Arc::new(Linked::default()), KeyBackoff::default());
+    for turn in 0.. {
+        let names = linked.all();
         let opened = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            opened = machine.opened(agent.term()) => opened,
+            opened = machine.opened(turn, agent.term(), &names) => opened,
         };
         match opened {
-            Ok(connection) => {
+            Ok(Some((replica, connection))) => {
                 backoff.reset();
-                tracing::info!("the server can reach this node");
-                machine.seen.linked(true);
-                serve(connection, agent.clone(), &stop).await;
-                machine.seen.linked(false);
+                linked.names().insert(replica.clone());
+                let kept = keep(machine.clone(), linked.clone(), replica, connection, agent.clone(), stop.clone());
+                drop(tasks.spawn("link", kept));
+                continue;
             }
-            Err(error) => {
-                tracing::warn!(error = chain_of(&error), "the server cannot be reached; logs are not to be had");
+            Ok(None) => {}
+            Err(error) if names.is_empty() => {
+                tracing::warn!(error = chain_of(&error), "no server can be reached; logs are not to be had");
             }
+            Err(error) => tracing::debug!(error = chain_of(&error), "a server cannot be reached"),
         }
-        let pause = backoff.fail(rand::random());
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return;
+        let pause = backoff.fail(rand::random()).min(LOOK);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = linked.broke.notified() => backoff.reset(),
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Serves one link until it breaks.
+async fn keep(
+    machine: Machine,
+    linked: Arc<Linked>,
+    replica: String,
+    connection: Upgraded,
+    agent: Handle,
+    stop: CancellationToken,
+) {
+    tracing::info!(replica, "the server can reach this node");
+    machine.seen.linked(linked.all().len());
+    serve(connection, agent, &stop).await;
+    linked.names().remove(&replica);
+    machine.seen.linked(linked.all().len());
+    linked.broke.notify_one();
 }
 
 async fn serve(connection: Upgraded, agent: Handle, stop: &CancellationToken) {

@@ -16,13 +16,14 @@ use mainstay_apiserver::tls::Tls;
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
 use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess};
 use mainstay_controllers::Office;
+use mainstay_operations::turns::Turns;
 use mainstay_runtime::duty::Duties;
 use mainstay_runtime::resilience::gates::Gates;
 use mainstay_store::Store;
 
 use super::Process;
 use crate::serve::role::Role;
-use crate::serve::{breakers, dir, figures, keys, name, node, operations as work, room, state};
+use crate::serve::{breakers, dir, figures, keys, name, node, operations as work, room, state, turns};
 
 /// The counter of starts.
 const STARTS: &str = "starts";
@@ -37,6 +38,10 @@ pub(crate) struct Served {
     pub(crate) duties: Duties,
     /// What the workers count.
     pub(crate) worked: mainstay_operations::Metrics,
+    /// What is counted of turns.
+    pub(crate) turned: mainstay_operations::turns::Metrics,
+    /// How replicas tell each other of operations, where Redis carries that.
+    pub(crate) turns: Option<Turns>,
     /// What stands in front of backends.
     pub(crate) gates: Arc<Gates>,
     pub(crate) keys: Arc<Keys>,
@@ -73,13 +78,21 @@ pub(crate) async fn store(process: &mut Process) -> anyhow::Result<()> {
         "--role worker needs a store that it shares with those that serve the API (--database postgres://...); the one in \
          --data-dir is one process's alone"
     );
-    let (store, held) = state::open(&dir, address.as_ref())?;
+    let further = process.args.further.step()?;
+    let (store, held) = state::opened(&process.tasks, dir, address.clone(), further).await?;
     state::guard(&process.tasks, &store);
     let keys = keys::open(process, &store, address.is_some()).await?;
+    let turned = mainstay_operations::turns::Metrics::default();
+    let turns = turns::open(process, address.is_some(), turned.clone())?;
+    if let Some(turns) = &turns {
+        turns.tell(&process.tasks, store.made_ready());
+    }
     process.served = Some(Served {
         duties: Duties::new(process.tasks.clone(), process.clock.clone(), store.leases()),
         registry: Arc::new(Registry::standard()),
         worked: mainstay_operations::Metrics::default(),
+        turned,
+        turns,
         gates: Arc::new(breakers::gates()),
         _held: held,
         store,
@@ -115,6 +128,10 @@ pub(crate) async fn listener(process: &mut Process) -> anyhow::Result<()> {
     let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
     let server = api_server(process, &served)?;
     server.set_gates(served.gates.clone());
+    let leaving = process.leaving.clone();
+    server
+        .expect("leaving")
+        .runs(move || if leaving.is_cancelled() { Err("it was told to stop".to_owned()) } else { Ok(()) });
     let url = format!("https://{}", reachable(listener.address()?));
     let expects = |part: &str| process.role().parts().any(|of| of.name == part);
     let api = Api {
@@ -140,6 +157,7 @@ fn api_server(process: &Process, served: &Served) -> anyhow::Result<ApiServer> {
     };
     let mut metrics = mainstay_apiserver::metrics::registry();
     served.worked.register(&mut metrics);
+    served.turned.register(&mut metrics);
     process.figures.register(&mut metrics);
     let usual = Limits::default();
     let limits =

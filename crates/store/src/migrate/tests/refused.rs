@@ -138,7 +138,7 @@ async fn a_last_step_that_was_cut_short_is_settled_by_repeating_it() {
 async fn nobody_enters_a_database_that_is_being_filled() {
     let (dir, to) = (small().await, database());
     let waits = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%enter_1%'";
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%enter_2%'";
     let is_waiting = || postgres::shared().unwrap().sql(&to.name, waits).unwrap() == "1";
     let migrated = std::thread::scope(|scope| {
         let migrated = scope.spawn(|| {

@@ -16,8 +16,24 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Whether what is given for a write holds. requires: another object at a revision. noneSince: of the resource nothing was
+-- created in the namespace above a revision; below the floor that is not known. STABLE: it sees what the statement sees that
+-- asks, not what that has begun to write.
+CREATE FUNCTION meets(p_resource text, p_namespace text, p_given jsonb) RETURNS boolean STABLE LANGUAGE plpgsql
+    SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+    v_need jsonb := nullif(p_given->'requires', 'null');
+    v_since bigint := (p_given->>'noneSince')::bigint;
+BEGIN
+    IF v_need IS NOT NULL AND NOT EXISTS (SELECT FROM objects WHERE resource = v_need->>'resource'
+        AND namespace = v_need->>'namespace' AND name = v_need->>'name' AND revision = (v_need->>'revision')::bigint)
+    THEN RETURN false; END IF;
+    RETURN v_since IS NULL OR (v_since >= (SELECT floor FROM log) AND NOT EXISTS (SELECT FROM history
+        WHERE revision > v_since AND resource = p_resource AND namespace = p_namespace AND kind = 0));
+END $$;
+
 -- Checks and makes writes of which no two concern one object. Codes: 0 written, 1 exists, 2 missing, 3 conflict, 4 unmet,
--- 5 not the current attempt, 6 not the leader, 7 the end does not count.
+-- 5 not the current attempt, 6 not the leader, 7 the end does not count, 8 what is given besides does not hold.
 CREATE FUNCTION write(p_base bigint, p_ends boolean, p_kind smallint[], p_resource text[], p_namespace text[], p_name text[],
     p_expected bigint[], p_need_resource text[], p_need_namespace text[], p_need_name text[], p_need bigint[],
     p_fence text[], p_fence_term bigint[], p_meta text[], p_head bytea[], p_tail bytea[], p_ask jsonb[],
@@ -32,9 +48,11 @@ BEGIN
     ), judged AS (
         SELECT i.*, o.revision AS current, CASE
             WHEN i.fence IS NOT NULL AND l.term IS DISTINCT FROM i.fence_term THEN 6
-            WHEN p_ends AND q.seq IS NULL THEN 5
+            WHEN p_ends AND (q.seq IS NOT NULL
+                /*attempt*/ AND q.state = 3 AND q.attempt = (i.ask->>'attempt')::bigint /*.*/) IS NOT TRUE THEN 5
             WHEN p_ends AND (i.ask->>'state')::int NOT IN (4, 5) AND q.cancelled AND NOT q.knew AND q.undoing IS NULL THEN 7
             WHEN p_ends AND (q.namespace <> i.namespace OR q.name <> i.name) THEN 2
+            WHEN i.ask ? 'given' AND NOT meets(i.resource, i.namespace, i.ask->'given') THEN 8
             WHEN i.need IS NOT NULL AND r.revision IS DISTINCT FROM i.need THEN 4
             WHEN i.kind = 0 AND o.revision IS NOT NULL THEN 1
             WHEN i.kind > 0 AND o.revision IS NULL THEN 2
@@ -44,7 +62,7 @@ BEGIN
         LEFT JOIN objects o ON o.resource = i.resource AND o.namespace = i.namespace AND o.name = i.name
         LEFT JOIN objects r ON r.resource = i.need_resource AND r.namespace = i.need_namespace AND r.name = i.need_name
         LEFT JOIN leases l ON l.name = i.fence
-        LEFT JOIN operations q ON p_ends AND q.uid = i.ask->>'uid' AND q.state = 3 AND q.attempt = (i.ask->>'attempt')::bigint
+        LEFT JOIN operations q ON p_ends AND q.uid = i.ask->>'uid'
     ), numbered AS (
         SELECT *, CASE WHEN code = 0 THEN p_base + count(*) FILTER (WHERE code = 0) OVER (ORDER BY n) END AS revision FROM judged
     ), recorded AS (
@@ -84,18 +102,20 @@ DECLARE
     v_now bigint := coalesce(p_now, (extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     v_wall bigint := coalesce(p_wall, (extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     v_claim jsonb;
+    v_per_lane int;
     v_held boolean[];
+    v_told boolean := false;
 BEGIN
     b.claimed := '{}'; b.attempts := '{}'; b.codes := '{}'; b.revisions := '{}'; b.previous := '{}';
     b.id := p_batch; b.made := clock_timestamp(); b.void := false; b.lost := 0; b.woken := false;
     -- A claim that finds nothing is only a read.
-    IF p_segments[1] = 7 AND NOT is_claimable(v_now, v_wall) THEN
+    IF p_segments[1] = 7 AND NOT is_claimable(v_now, v_wall, lane_limit((p_ask[1]->>'perLane')::int, p_replica)) THEN
         SELECT revision INTO b.base FROM log;
         b.codes := '{0}'; b.revisions := '{NULL}'; b.previous := '{NULL}';
         SELECT * INTO b.next_due, b.next_expiry FROM look_ahead(v_now);
         RETURN b;
     END IF;
-    SELECT * INTO l FROM log FOR UPDATE;
+    SELECT * INTO l FROM log /*log-lock*/ FOR UPDATE /*.*/;
     -- Whoever waited for the lock has a later view from here on.
     SELECT * INTO w FROM batches WHERE id = p_batch;
     IF FOUND THEN RAISE EXCEPTION 'batch % was settled before it came', p_batch USING ERRCODE = 'MS002'; END IF;
@@ -124,12 +144,13 @@ BEGIN
                 PERFORM finish(p_kind[a:z], w.codes, p_ask[a:z], v_wall);
             END IF;
             b.woken := b.woken OR v_type > 1;
+            v_told := v_told OR v_type = 3;
         ELSIF v_type = 5 THEN
             FOR i IN a .. z LOOP
                 b.codes := b.codes || CASE WHEN put_off(p_ask[i], v_wall) THEN 0 ELSE 5 END::smallint;
                 b.revisions := b.revisions || NULL::bigint; b.previous := b.previous || NULL::bigint;
             END LOOP;
-            b.woken := true;
+            b.woken := true; v_told := true;
         ELSIF v_type = 6 THEN
             v_held := journal(p_ask[a:z], v_now);
             FOR i IN a .. z LOOP
@@ -138,14 +159,19 @@ BEGIN
             END LOOP;
         ELSE
             v_claim := p_ask[a];
-            b.lost := put_back(v_now, v_wall);
-            PERFORM heed_clock(v_wall);
-            PERFORM promote(v_wall);
-            SELECT * INTO b.claimed, b.attempts FROM take((v_claim->>'limit')::int, (v_claim->>'perLane')::int,
-                (v_claim->>'leaseMs')::bigint, p_replica, v_now, v_wall);
+            v_per_lane := lane_limit((v_claim->>'perLane')::int, p_replica);
+            IF is_claimable(v_now, v_wall, v_per_lane) THEN
+                b.lost := put_back(v_now, v_wall);
+                PERFORM heed_clock(v_wall);
+                PERFORM promote(v_wall);
+                SELECT * INTO b.claimed, b.attempts FROM take((v_claim->>'limit')::int, v_per_lane,
+                    (v_claim->>'leaseMs')::bigint, p_replica, v_now, v_wall);
+            END IF;
             b.codes := b.codes || 0::smallint;
             b.revisions := b.revisions || NULL::bigint; b.previous := b.previous || NULL::bigint;
-            b.woken := b.woken OR cardinality(b.claimed) = (v_claim->>'limit')::int;
+            -- With places left, this claim, which is the last of the batch, had whatever the others made ready; those whose
+            -- operations were cancelled, or are due later, are to be told all the same.
+            b.woken := (b.woken AND v_told) OR cardinality(b.claimed) = (v_claim->>'limit')::int;
             SELECT * INTO b.next_due, b.next_expiry FROM look_ahead(v_now);
         END IF;
     END LOOP;

@@ -1,4 +1,7 @@
 -- The queue of operations, row by row: what `sqlite/operations/` does. All of it runs under the lock of the log.
+--
+-- A row that is asked for is looked up by its uid alone, and judged then: a condition beside it, such as its state, might have
+-- the planner go by another index, through all that are, or were, in that state.
 
 -- One more way an attempt ended; at most ten are remembered.
 CREATE FUNCTION noted(notes jsonb, note jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql AS $$
@@ -45,8 +48,9 @@ END $$;
 
 -- Ready, or blocked when another has the key.
 CREATE FUNCTION now_due(q operations) RETURNS smallint LANGUAGE sql AS $$
-    SELECT CASE WHEN q.key IS NOT NULL AND EXISTS (SELECT FROM operations o WHERE o.lane = q.lane AND o.key = q.key
-        AND o.state IN (0, 3) AND o.key IS NOT NULL AND o.seq <> q.seq) THEN 2 ELSE 0 END::smallint
+    SELECT (/*concurrency-key*/ CASE WHEN q.key IS NOT NULL AND EXISTS (SELECT FROM operations o WHERE o.lane = q.lane
+        AND o.key = q.key AND o.state IN (0, 3) AND o.key IS NOT NULL AND o.seq <> q.seq) THEN 2 ELSE /*.*/ 0
+        /*concurrency-key*/ END /*.*/)::smallint
 $$;
 
 -- The operation is gone, and so is its holder's claim to it.
@@ -141,9 +145,10 @@ DECLARE
     q operations;
     v_how text := ask->>'how';
 BEGIN
-    SELECT * INTO q FROM operations
-    WHERE uid = ask->>'uid' AND state = 3 AND attempt = (ask->>'attempt')::bigint;
-    IF NOT FOUND THEN RETURN false; END IF;
+    SELECT * INTO q FROM operations WHERE uid = ask->>'uid';
+    IF (q.seq IS NOT NULL /*attempt*/ AND q.state = 3 AND q.attempt = (ask->>'attempt')::bigint /*.*/) IS NOT TRUE THEN
+        RETURN false;
+    END IF;
     IF v_how IN ('retry', 'bury') THEN
         q.failures := q.failures + 1;
         q.notes := noted(q.notes, ask->'note');
@@ -198,9 +203,10 @@ CREATE FUNCTION journal(p_asks jsonb[], p_now bigint) RETURNS boolean[] LANGUAGE
 DECLARE v_held boolean[];
 BEGIN
     WITH ask AS (
-        SELECT a.n, a.ask, o.seq, o.attempt, o.lost FROM unnest(p_asks) WITH ORDINALITY AS a (ask, n)
-        LEFT JOIN operations o ON o.uid = a.ask->>'uid' AND o.state = 3 AND o.attempt = (a.ask->>'attempt')::bigint
-            AND o.until > p_now
+        SELECT a.n, a.ask, o.attempt, o.lost,
+            CASE WHEN o.seq IS NOT NULL /*attempt*/ AND o.state = 3 AND o.attempt = (a.ask->>'attempt')::bigint
+                AND o.until > p_now /*.*/ THEN o.seq END AS seq
+        FROM unnest(p_asks) WITH ORDINALITY AS a (ask, n) LEFT JOIN operations o ON o.uid = a.ask->>'uid'
     ), entered AS (
         INSERT INTO steps (operation, step, place, state, attempt, output)
         SELECT seq, ask->>'step', (SELECT count(*) FROM steps s WHERE s.operation = seq), (ask->>'state')::smallint,
@@ -216,11 +222,17 @@ BEGIN
     RETURN v_held;
 END $$;
 
--- Whether a claim would find, or change, anything.
-CREATE FUNCTION is_claimable(p_now bigint, p_wall bigint) RETURNS boolean STABLE LANGUAGE sql AS $$
-    SELECT EXISTS (SELECT FROM lanes WHERE ready > 0)
+-- How many of a lane may run: as many as it may have of this replica's workers and of each other's that carries something out.
+CREATE FUNCTION lane_limit(p_per_lane int, p_replica text) RETURNS int STABLE LANGUAGE sql AS $$
+    SELECT p_per_lane * (1 + count(DISTINCT holder) FILTER (WHERE holder <> p_replica))::int FROM operations WHERE state = 3
+$$;
+
+-- Whether a claim would find, or change, anything; `p_per_lane`: as in `take`, NULL for whoever does not know it.
+CREATE FUNCTION is_claimable(p_now bigint, p_wall bigint, p_per_lane int) RETURNS boolean STABLE LANGUAGE sql AS $$
+    SELECT EXISTS (SELECT FROM lanes WHERE ready > 0 AND running < coalesce(p_per_lane, running + 1))
         OR EXISTS (SELECT FROM operations WHERE state = 1 AND run_at <= p_wall)
         OR EXISTS (SELECT FROM operations WHERE state = 3 AND until <= p_now)
+        OR p_wall <= (SELECT wall FROM log) - 1000
 $$;
 
 -- The workers of attempts that were not renewed are lost: others may take them up. Gives how many.
@@ -301,8 +313,8 @@ DECLARE
     v_codes smallint[];
 BEGIN
     WITH ask AS (
-        SELECT a.n, a.attempt, o.seq FROM unnest(p_uid, p_attempt) WITH ORDINALITY AS a (uid, attempt, n)
-        LEFT JOIN operations o ON o.uid = a.uid AND o.state = 3 AND o.attempt = a.attempt AND o.until > v_now
+        SELECT a.n, a.attempt, CASE WHEN o.state = 3 AND o.attempt = a.attempt AND o.until > v_now THEN o.seq END AS seq
+        FROM unnest(p_uid, p_attempt) WITH ORDINALITY AS a (uid, attempt, n) LEFT JOIN operations o ON o.uid = a.uid
     ), free AS (
         SELECT seq FROM operations WHERE seq IN (SELECT seq FROM ask) FOR UPDATE SKIP LOCKED
     ), renewed AS (
@@ -317,5 +329,5 @@ END $$;
 -- Whether something can be claimed now.
 CREATE FUNCTION lookout_1() RETURNS boolean STABLE LANGUAGE sql SET search_path = mainstay, pg_temp AS $$
     SELECT is_claimable((extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-        (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+        (extract(epoch FROM clock_timestamp()) * 1000)::bigint, NULL)
 $$;

@@ -69,7 +69,7 @@ CREATE UNIQUE INDEX operation_by_uid ON operations (uid);
 CREATE INDEX operation_ready ON operations (lane, priority DESC, seq) WHERE state = 0;
 CREATE INDEX operation_due ON operations (run_at, seq) WHERE state = 1;
 CREATE INDEX operation_blocked ON operations (lane, key, priority DESC, seq) WHERE state = 2;
-CREATE INDEX operation_running ON operations (seq) WHERE state = 3;
+CREATE INDEX operation_running ON operations (until) WHERE state = 3;
 CREATE INDEX operation_dead ON operations (seq) WHERE state = 6;
 -- Of one key only one is ready or running.
 CREATE UNIQUE INDEX operation_of_key ON operations (lane, key) WHERE state IN (0, 3) AND key IS NOT NULL;

@@ -3,64 +3,76 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_runtime::Clock;
+use mainstay_runtime::guard::Guard;
 use mainstay_runtime::lease::Held;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BALANCE, COURTESY, FULL_COURTESY, GIVE_UP, Holding, Kept, LOOK, Leadership, Lease, MOST_COURTESY, RENEW, SILENCE,
-    WORD,
+    BALANCE, COURTESY, FULL_COURTESY, GIVE_UP, Holding, Kept, LOOK, Leadership, Lease, MOST_COURTESY, Observed, RENEW,
+    Row, SILENCE, SPURNED, Table, WORD,
 };
+use crate::error::StoreError;
 use crate::lock;
-use crate::postgres::link::{self, Link, Parameters, Session};
-use crate::postgres::shared::{LEASES, Shared};
 
-/// Keeps what is held, and takes what is wanted, until the store is closed; then hands everything back.
-pub(in crate::postgres) async fn run(shared: Arc<Shared>) {
-    let stopping = shared.tasks.stopping();
-    let name = format!("mainstay {} leads", shared.options.replica);
-    let mut keeper = Keeper {
-        link: Link::new(&shared.options.address, name, &shared.connections, None),
-        leadership: Arc::clone(&shared.leadership),
-        session: None,
-        renewed: Instant::now(),
-        balanced: Instant::now(),
-        shared: Arc::clone(&shared),
-    };
-    while !stopping.is_cancelled() && !shared.health.is_closed() {
+/// Keeps what is held, and takes what is wanted, until it is told to stop; then hands everything back.
+pub(crate) async fn run<T: Table>(table: T, leadership: Arc<Leadership>, stopping: CancellationToken) {
+    let now = Instant::now();
+    let mut keeper =
+        Keeper { table, leadership: Arc::clone(&leadership), renewed: now, balanced: now, spurned: None, heard: now };
+    while !stopping.is_cancelled() && !keeper.table.is_over() {
         let wanted = keeper.round().await;
         let pause = if wanted { LOOK } else { Duration::from_millis(500) };
         tokio::select! {
-            () = sleep(pause) => {}
-            () = shared.leadership.changed.notified() => {}
+            biased;
             () = stopping.cancelled() => {}
+            () = leadership.changed.notified() => {}
+            () = sleep(pause) => {}
         }
     }
     keeper.leave().await;
 }
 
-struct Keeper {
-    shared: Arc<Shared>,
+struct Keeper<T> {
+    table: T,
     leadership: Arc<Leadership>,
-    link: Link,
-    /// The session that has the lock, and its number in the database; `None` behind a pooler.
-    session: Option<(Arc<Session>, Option<i32>)>,
     renewed: Instant,
     balanced: Instant,
+    /// When one that was handed back for others was taken back: none of them took it.
+    spurned: Option<Instant>,
+    /// When the table last answered, or was known not to be there.
+    heard: Instant,
 }
 
-impl Keeper {
+impl<T: Table> Keeper<T> {
     /// One look; tells whether a lease is wanted that is not held here.
     async fn round(&mut self) -> bool {
         self.give_up();
         let word = timeout(WORD, async {
-            self.sit().await?;
+            if self.table.sit().await? {
+                // Rows that name the earlier session are renewed with this one.
+                self.renewed = Instant::now().checked_sub(RENEW).unwrap_or_else(Instant::now);
+            }
             self.hand_back().await?;
             self.renew().await?;
             self.look().await
         });
-        if let Ok(Err(failure)) = word.await {
-            tracing::debug!(?failure, "leases could not be looked at");
+        match word.await {
+            Ok(Ok(())) => self.heard = Instant::now(),
+            Ok(Err(failure)) => {
+                lock(&self.leadership.counts).failed += 1;
+                tracing::debug!(?failure, "leases could not be looked at");
+                self.heard = Instant::now();
+            }
+            // What is renewed by words that arrive without an answer would be kept from everybody.
+            Err(_) if self.heard.elapsed() > GIVE_UP => {
+                lock(&self.leadership.counts).failed += 1;
+                tracing::warn!("nobody answers what is said of leases: the session is given up");
+                self.table.hang_up().await;
+                self.heard = Instant::now();
+            }
+            Err(_) => lock(&self.leadership.counts).failed += 1,
         }
         self.give_up();
         lock(&self.leadership.leases).values().any(Lease::is_wanted)
@@ -72,6 +84,7 @@ impl Keeper {
             if let Some(holding) = &lease.held
                 && holding.renewed.elapsed() > GIVE_UP
                 && !holding.lost.is_cancelled()
+                && Guard::LeaseTerm.holds()
             {
                 tracing::warn!(
                     lease = name,
@@ -79,41 +92,12 @@ impl Keeper {
                     "a lease could not be renewed in time: it is given up"
                 );
                 holding.lost.cancel();
+                lock(&self.leadership.counts).given_up += 1;
             }
         }
     }
 
-    /// Takes the session's lock on a connection that is new.
-    async fn sit(&mut self) -> Result<(), link::Failure> {
-        let session = self.link.session().await?;
-        if self.session.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &session)) {
-            return Ok(());
-        }
-        let locks = "SELECT pg_backend_pid(), pg_try_advisory_lock_shared(19795, hashtext($1))";
-        let row = self.link.one(locks, &[&&*self.shared.options.replica]).await?;
-        let backend: i32 = row.get(0);
-        let mut same = true;
-        for _ in 0..3 {
-            let sql = "SELECT pg_backend_pid() = $1 AND EXISTS (SELECT FROM pg_locks
-                WHERE locktype = 'advisory' AND classid = 19795 AND pid = $1 AND granted)";
-            same &= self.link.one(sql, &[&backend]).await?.get::<_, bool>(0);
-        }
-        if !same {
-            tracing::warn!(
-                "the database is behind a transaction pooler: that a leader is gone is seen only after 10 s"
-            );
-        }
-        self.session = Some((session, same.then_some(backend)));
-        // Rows that name the earlier session are renewed with this one.
-        self.renewed = Instant::now().checked_sub(RENEW).unwrap_or_else(Instant::now);
-        Ok(())
-    }
-
-    fn backend(&self) -> Option<i32> {
-        self.session.as_ref().and_then(|(_, backend)| *backend)
-    }
-
-    async fn hand_back(&self) -> Result<(), link::Failure> {
+    async fn hand_back(&self) -> Result<(), StoreError> {
         let over: Vec<(&'static str, i64)> = lock(&self.leadership.leases)
             .iter()
             .filter_map(|(name, lease)| {
@@ -121,16 +105,16 @@ impl Keeper {
             })
             .collect();
         for (name, term) in over {
-            self.link.query("SELECT mainstay.release_lease_1($1, $2)", &[&name, &term]).await?;
+            self.table.release(name, term).await?;
             if let Some(lease) = lock(&self.leadership.leases).get_mut(name) {
                 lease.held = None;
             }
-            self.shared.outbound.raise(LEASES);
+            self.table.tell();
         }
         Ok(())
     }
 
-    async fn renew(&mut self) -> Result<(), link::Failure> {
+    async fn renew(&mut self) -> Result<(), StoreError> {
         if self.renewed.elapsed() < RENEW {
             return Ok(());
         }
@@ -142,9 +126,7 @@ impl Keeper {
             return Ok(());
         }
         let sent = Instant::now();
-        let parameters: Parameters<'_> = &[&names, &terms, &self.backend()];
-        let row = self.link.one("SELECT mainstay.renew_leases_1($1, $2, $3)", parameters).await?;
-        let kept: Vec<String> = row.get(0);
+        let kept = self.table.renew(&names, &terms).await?;
         self.renewed = sent;
         let mut leases = lock(&self.leadership.leases);
         for (name, term) in names.into_iter().zip(terms) {
@@ -154,6 +136,7 @@ impl Keeper {
                 holding.renewed = sent;
             } else {
                 tracing::warn!(lease = name, term, "another process leads");
+                lock(&self.leadership.counts).replaced += 1;
                 holding.lost.cancel();
                 // Its owner finishes; there is nothing to hand back.
                 if holding.over {
@@ -164,7 +147,7 @@ impl Keeper {
         Ok(())
     }
 
-    async fn look(&mut self) -> Result<(), link::Failure> {
+    async fn look(&mut self) -> Result<(), StoreError> {
         let wanted: Vec<&'static str> = lock(&self.leadership.leases)
             .iter()
             .filter(|(_, lease)| lease.is_wanted())
@@ -174,18 +157,13 @@ impl Keeper {
         if wanted.is_empty() && is_balanced {
             return Ok(());
         }
-        let rows = self.link.query("SELECT * FROM mainstay.observe_1()", &[]).await?;
-        let replicas = rows.first().map_or(1, |row| row.get::<_, i64>("replicas")).max(1);
-        let share = rows.len().div_ceil(usize::try_from(replicas).unwrap_or(1));
+        let Observed { leases: rows, replicas } = self.table.observe().await?;
+        let share = rows.len().div_ceil(replicas.max(1));
         let now = Instant::now();
         for name in wanted {
-            let row = rows.iter().find(|row| row.get::<_, &str>("name") == name);
-            let seen = row.map(|row| (row.get::<_, i64>("term"), row.get::<_, i64>("renewed")));
-            let gone = row.is_none_or(|row| {
-                row.get::<_, &str>("holder").is_empty() || (self.backend().is_some() && !row.get::<_, bool>("alive"))
-            });
-            if self.is_to_be_taken((name, share), seen, gone, now) {
-                self.take(name, seen.map(|(term, _)| term)).await?;
+            let row = rows.iter().find(|row| row.name == name);
+            if self.is_to_be_taken((name, share), row, now) {
+                self.take(name, row.map(|row| row.term)).await?;
             }
         }
         if !is_balanced {
@@ -196,13 +174,9 @@ impl Keeper {
     }
 
     /// Whether it is free, or its holder has been silent for too long, and nobody else should go first.
-    fn is_to_be_taken(
-        &self,
-        (name, share): (&'static str, usize),
-        seen: Option<(i64, i64)>,
-        gone: bool,
-        now: Instant,
-    ) -> bool {
+    fn is_to_be_taken(&self, (name, share): (&'static str, usize), row: Option<&Row>, now: Instant) -> bool {
+        let seen = row.map(|row| (row.term, row.renewed));
+        let gone = row.is_none_or(|row| row.gone);
         let mut leases = lock(&self.leadership.leases);
         let held = leases.values().filter(|lease| lease.held.is_some()).count();
         let Some(lease) = leases.get_mut(name) else { return false };
@@ -214,7 +188,8 @@ impl Keeper {
             }
             (_, None) => now,
         };
-        let free = gone || now.duration_since(since) >= SILENCE;
+        let silent = if Guard::OwnClock.holds() { now.duration_since(since) } else { by_wall_clocks(row) };
+        let free = gone || silent >= SILENCE;
         if !free {
             lease.free = None;
             return false;
@@ -223,14 +198,20 @@ impl Keeper {
         lease.left.is_none_or(|until| until <= now) && now.duration_since(since) >= courtesy(held, share)
     }
 
-    async fn take(&self, name: &'static str, seen: Option<i64>) -> Result<(), link::Failure> {
+    async fn take(&mut self, name: &'static str, seen: Option<i64>) -> Result<(), StoreError> {
         let sent = Instant::now();
-        let parameters: Parameters<'_> = &[&name, &&*self.shared.options.replica, &self.backend(), &seen];
-        let row = self.link.one("SELECT mainstay.take_lease_1($1, $2, $3, $4)", parameters).await?;
-        let Some(term) = row.get::<_, Option<i64>>(0) else { return Ok(()) };
+        let Some(term) = self.table.take(name, seen).await? else { return Ok(()) };
         let mut leases = lock(&self.leadership.leases);
         let Some(lease) = leases.get_mut(name) else { return Ok(()) };
         lease.free = None;
+        if lease.left.take().is_some() && seen == Some(lease.term.cast_signed()) {
+            self.spurned = Some(sent);
+        }
+        {
+            let mut counts = lock(&self.leadership.counts);
+            counts.taken += 1;
+            counts.silent += lease.seen.map_or(Duration::ZERO, |(_, _, since)| since.elapsed());
+        }
         lease.term = term.cast_unsigned();
         lease.began = Some(sent);
         let lost = CancellationToken::new();
@@ -255,6 +236,10 @@ impl Keeper {
 
     /// More than the share: one is left to others.
     fn balance(&self, share: usize, now: Instant) {
+        // Sessions say that others are there, not that they do anything.
+        if self.spurned.is_some_and(|at| now.duration_since(at) < SPURNED) {
+            return;
+        }
         let mut leases = lock(&self.leadership.leases);
         let held =
             |lease: &Lease| lease.held.as_ref().is_some_and(|holding| !holding.over && !holding.lost.is_cancelled());
@@ -280,13 +265,18 @@ impl Keeper {
             .filter_map(|(name, lease)| Some((*name, lease.held.as_ref()?.term)))
             .collect();
         for (name, term) in held {
-            let parameters: Parameters<'_> = &[&name, &term];
-            timeout(WORD, self.link.query("SELECT mainstay.release_lease_1($1, $2)", parameters)).await.ok();
+            timeout(WORD, self.table.release(name, term)).await.ok();
         }
-        self.shared.outbound.raise(LEASES);
+        self.table.tell();
         // Nobody is granted anything any more.
         lock(&self.leadership.leases).values_mut().for_each(|lease| lease.waiting.clear());
     }
+}
+
+/// How long ago a lease was renewed, by the clock of whoever wrote that and by this machine's: nothing to go by.
+fn by_wall_clocks(row: Option<&Row>) -> Duration {
+    let ago = row.map(|row| Clock::system().now().as_millisecond() - row.renewed);
+    Duration::from_millis(ago.and_then(|ago| u64::try_from(ago).ok()).unwrap_or(0))
 }
 
 /// How long others, who hold less, may go first.

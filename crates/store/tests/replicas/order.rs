@@ -1,0 +1,138 @@
+//! Two replicas at work side by side: one order of what they write, one leader, and watches that go on at the other.
+
+use std::time::Duration;
+
+use mainstay_runtime::Tasks;
+use mainstay_store::{PostgresStore, Revision, Scope, Store};
+use mainstay_testkit::postgres::{Database, shared};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+use super::support::{create, history, open, soon};
+
+/// A little longer than who is not heard of keeps a lease.
+const SILENCE: Duration = Duration::from_secs(13);
+/// Between two looks.
+const GLANCE: Duration = Duration::from_millis(50);
+
+fn sql(database: &Database, statements: &str) -> String {
+    shared().unwrap().sql(&database.name, statements).unwrap()
+}
+
+/// A batch whose commit comes long after it was given its revision holds up those of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_comes_late_is_before_what_came_after_it() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    sql(
+        &database,
+        "SET ROLE mainstay; SET search_path = mainstay;
+         CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+         CREATE TRIGGER late AFTER INSERT ON history FOR EACH ROW WHEN (NEW.name = 'late') EXECUTE FUNCTION late()",
+    );
+    // Both have entered by then, which waits for the log, too.
+    one.write(create("one")).await.unwrap();
+    two.write(create("two")).await.unwrap();
+    let late = one.write(create("late"));
+    let under_way =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let begun = async {
+        while sql(&database, under_way) == "0" {
+            sleep(GLANCE).await;
+        }
+    };
+    soon(begun).await;
+    let early = two.write(create("early")).await.unwrap();
+    let late = late.await.unwrap();
+    assert_eq!((late.revision, early.revision), (Revision(3), Revision(4)));
+    let told = [(1, "one"), (2, "two"), (3, "late"), (4, "early")].map(|(revision, name)| (revision, name.to_owned()));
+    for store in [one, two] {
+        store.reach(Revision(4)).await.unwrap();
+        assert_eq!(history(&store, Revision(4)).await, told);
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_at_another_replica_with_what_came_meanwhile() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    let mut watch = one.watch(Scope::resource("/pods"), Revision(0)).await.unwrap();
+    one.write(create("before")).await.unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().len(), 1);
+    let left_at = watch.progress();
+    drop(watch);
+    let last = one.write(create("meanwhile")).await.unwrap().revision;
+    two.reach(last).await.unwrap();
+    let mut watch = two.watch(Scope::resource("/pods"), left_at).await.unwrap();
+    two.write(create("after")).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.contains(&"after".into()) {
+        seen.extend(soon(watch.next()).await.unwrap().iter().map(|change| change.object.key.name.clone()));
+    }
+    assert_eq!(seen, ["meanwhile".into(), "after".into()], "neither missed nor doubled");
+    one.close().await;
+    two.close().await;
+}
+
+/// The first leads, and the second wants to.
+async fn contended(one: &PostgresStore, two: &PostgresStore) -> (mainstay_runtime::lease::Held, Tasks) {
+    let (held, tasks, leases) = (soon(one.leases().acquire("lead")).await.unwrap(), Tasks::new(), two.leases());
+    drop(tasks.spawn("waits", async move { drop(leases.acquire("lead").await) }));
+    (held, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_stays_while_all_its_connections_stand_still_but_the_one_for_leases() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    let (held, _tasks) = contended(&one, &two).await;
+    one.write(create("a")).await.unwrap();
+    let pool = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name LIKE 'mainstay one %' AND application_name NOT LIKE '% leads'";
+    let pids: Vec<Pid> = sql(&database, pool).lines().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect();
+    let tell = |signal| pids.iter().for_each(|pid| kill_process(*pid, signal).unwrap());
+    tell(Signal::STOP);
+    let begun = Instant::now();
+    while begun.elapsed() < SILENCE && !held.lost.is_cancelled() {
+        sleep(GLANCE).await;
+    }
+    tell(Signal::CONT);
+    assert!(
+        pids.len() > 1 && !held.lost.is_cancelled(),
+        "it has lost its lease with the rest, after {:?}",
+        begun.elapsed()
+    );
+    held.release();
+    one.close().await;
+    two.close().await;
+}
+
+/// What was renewed is written down by a clock that is an hour behind everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_databases_clock_that_is_behind_ends_no_lease() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    sql(
+        &database,
+        "SET ROLE mainstay; SET search_path = mainstay;
+         CREATE FUNCTION behind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             NEW.renewed := NEW.renewed - 3600000; RETURN NEW;
+         END $$;
+         CREATE TRIGGER behind BEFORE INSERT OR UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION behind()",
+    );
+    let (held, _tasks) = contended(&one, &two).await;
+    let renewed = || sql(&database, "SELECT renewed FROM mainstay.leases WHERE name = 'lead'");
+    let (mut last, mut renewals) = (renewed(), 0);
+    while renewals < 3 && !held.lost.is_cancelled() {
+        sleep(GLANCE).await;
+        let now = renewed();
+        renewals += usize::from(now != last);
+        last = now;
+    }
+    assert!(!held.lost.is_cancelled(), "it is taken from who renews it");
+    assert_eq!(sql(&database, "SELECT holder FROM mainstay.leases"), "one");
+    held.release();
+    one.close().await;
+    two.close().await;
+}
