@@ -19,8 +19,7 @@ END $$;
 -- Whether what is given for a write holds. requires: another object at a revision. noneSince: of the resource nothing was
 -- created in the namespace above a revision; below the floor that is not known. STABLE: it sees what the statement sees that
 -- asks, not what that has begun to write.
-CREATE FUNCTION meets(p_resource text, p_namespace text, p_given jsonb) RETURNS boolean STABLE LANGUAGE plpgsql
-    SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+CREATE FUNCTION meets(p_resource text, p_namespace text, p_given jsonb) RETURNS boolean STABLE LANGUAGE plpgsql AS $$
 DECLARE
     v_need jsonb := nullif(p_given->'requires', 'null');
     v_since bigint := (p_given->>'noneSince')::bigint;
@@ -38,7 +37,7 @@ CREATE FUNCTION write(p_base bigint, p_ends boolean, p_kind smallint[], p_resour
     p_expected bigint[], p_need_resource text[], p_need_namespace text[], p_need_name text[], p_need bigint[],
     p_fence text[], p_fence_term bigint[], p_meta text[], p_head bytea[], p_tail bytea[], p_ask jsonb[],
     OUT codes smallint[], OUT revisions bigint[], OUT previous bigint[], OUT written bigint) LANGUAGE plpgsql
-    SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+    SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     WITH item AS (
         SELECT * FROM unnest(p_kind, p_resource, p_namespace, p_name, p_expected, p_need_resource, p_need_namespace,
@@ -87,11 +86,14 @@ END $$;
 -- p_segments: of each three numbers, what its items are (1 writes; 2 new operations without key that are due; 3 other
 -- writes of operations; 4 ends; 5 attempts put off; 6 journal; 7 a claim, the last of all), the first, and the last.
 -- p_now: the clock of leases, p_wall: that of what is due; NULL for this database's.
+-- A session that a pooler lends is set to nothing: plans are to go by the index there, too (`link.rs` says why), and what that
+-- makes look costly is not to be compiled to machine code.
 CREATE FUNCTION apply_1(p_batch uuid, p_replica text, p_replica_term bigint, p_now bigint, p_wall bigint, p_segments int[],
     p_kind smallint[], p_resource text[], p_namespace text[], p_name text[], p_expected bigint[],
     p_need_resource text[], p_need_namespace text[], p_need_name text[], p_need bigint[], p_fence text[],
     p_fence_term bigint[], p_meta text[], p_head bytea[], p_tail bytea[], p_ask jsonb[])
-RETURNS batches LANGUAGE plpgsql SET search_path = mainstay, pg_temp AS $$
+RETURNS batches LANGUAGE plpgsql SET search_path = mainstay, pg_temp SET jit = off SET enable_seqscan = off
+    SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     b batches;
     l log;
