@@ -199,8 +199,10 @@ async fn judge(store: &dyn Store, known: &Known) -> Outcome {
     let ids: Vec<Arc<str>> = known.created.iter().cloned().collect();
     let standings = store.operations(ids.clone()).await.map_err(|error| text(&error))?;
     for (id, standing) in ids.iter().zip(standings) {
-        let Some(Standing { row, steps }) = standing else { return Err(format!("{id} is gone")) };
         let object = store.get(&key(id)).await.map_err(|error| text(&error))?;
+        let Some(Standing { row, steps }) = standing else {
+            return Err(format!("{id} is gone; its object: {object:?}"));
+        };
         let Some(object) = object else { return Err(format!("the object of {id} is gone")) };
         let said = object.body == draft(ENDED).finish(object.revision);
         ensure!(said == (row.state == State::Succeeded), "{id} is {row:?}, its object {object:?}");

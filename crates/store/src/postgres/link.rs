@@ -1,25 +1,29 @@
 //! One connection to the database: made when it is needed, made again after it was lost.
 //!
-//! Several may ask at once: the server answers them in order. A statement goes with its parameters in one message, and leaves
-//! nothing behind: a pooler that gives each transaction another session may stand between. Whether one does is seen when the
-//! connection is made, by a parameter of the session that only a session of one's own has.
+//! Several may ask at once: the server answers them in order. In a session of one's own each statement is prepared once. Where a
+//! pooler gives each transaction another session, a statement goes with its parameters in one message, and leaves nothing
+//! behind. Which of both it is, is seen when the connection is made, by a parameter that only a session of one's own has.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_runtime::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Notification, Row, SimpleQueryMessage};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, Notification, Row, SimpleQueryMessage, Statement,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::Address;
 use super::parameter::Parameter;
 use crate::error::StoreError;
+use crate::lock;
 
 /// How long a connection may take, over all hosts.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -111,6 +115,8 @@ pub(super) struct Session {
     client: Client,
     /// No pooler gives it to others between two transactions.
     own: bool,
+    /// What is prepared in a session of one's own.
+    prepared: Mutex<HashMap<&'static str, Statement>>,
     /// The connection goes with it, whatever is still owed: the server is to see that nobody listens.
     _ends: DropGuard,
 }
@@ -171,7 +177,7 @@ impl Link {
                 let why = "behind a transaction pooler the role has to have synchronous_commit = on";
                 return Err(Failure::Away(Arc::new(std::io::Error::other(why))));
             }
-            Ok(Session { client, own, _ends: ends })
+            Ok(Session { client, own, prepared: Mutex::default(), _ends: ends })
         };
         let silent = |_| Failure::Away(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
         timeout(CONNECT, connecting).await.map_err(silent)?
@@ -274,15 +280,35 @@ impl Session {
     /// anything: it is asked once more.
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
         match self.ask(sql, parameters).await {
-            Err(failure) if met_a_change(&failure) => self.ask(sql, parameters).await,
+            Err(failure) if met_a_change(&failure) => {
+                lock(&self.prepared).remove(sql);
+                self.ask(sql, parameters).await
+            }
             outcome => outcome,
         }
     }
 
     async fn ask(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let typed: Vec<_> = parameters.iter().map(|parameter| (parameter.as_sql(), parameter.of())).collect();
-        let query: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(self.client.query_typed(sql, &typed));
-        query.await.map_err(failure)
+        let asked: Pin<Box<dyn Future<Output = _> + Send>> = if self.own {
+            let statement = self.statement(sql, parameters).await?;
+            let values: Vec<_> = parameters.iter().map(|parameter| parameter.as_sql()).collect();
+            Box::pin(async move { self.client.query(&statement, &values).await })
+        } else {
+            let typed: Vec<_> = parameters.iter().map(|parameter| (parameter.as_sql(), parameter.of())).collect();
+            Box::pin(async move { self.client.query_typed(sql, &typed).await })
+        };
+        asked.await.map_err(failure)
+    }
+
+    /// Prepared when it is asked for the first time, by two at once if it comes to that.
+    async fn statement(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Statement, Failure> {
+        if let Some(statement) = lock(&self.prepared).get(sql) {
+            return Ok(statement.clone());
+        }
+        let types: Vec<_> = parameters.iter().map(|parameter| parameter.of()).collect();
+        let statement = Box::pin(self.client.prepare_typed(sql, &types)).await.map_err(failure)?;
+        lock(&self.prepared).insert(sql, statement.clone());
+        Ok(statement)
     }
 }
 

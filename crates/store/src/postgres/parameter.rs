@@ -1,5 +1,5 @@
-//! Parameters of statements, with the types that they have in the database: a statement is sent with its parameters in one go, and
-//! leaves nothing in the session. So it may go through a pooler that gives each transaction another session.
+//! Parameters of statements, with the types that they have in the database: a statement that is not prepared is sent with its
+//! parameters in one go.
 
 use serde_json::Value;
 use tokio_postgres::types::{ToSql, Type};

@@ -51,7 +51,7 @@ BEGIN
                 /*attempt*/ AND q.state = 3 AND q.attempt = (i.ask->>'attempt')::bigint /*.*/) IS NOT TRUE THEN 5
             WHEN p_ends AND (i.ask->>'state')::int NOT IN (4, 5) AND q.cancelled AND NOT q.knew AND q.undoing IS NULL THEN 7
             WHEN p_ends AND (q.namespace <> i.namespace OR q.name <> i.name) THEN 2
-            WHEN i.ask ? 'given' AND NOT meets(i.resource, i.namespace, i.ask->'given') THEN 8
+            WHEN (i.ask ? 'given') IS TRUE AND NOT meets(i.resource, i.namespace, i.ask->'given') THEN 8
             WHEN i.need IS NOT NULL AND r.revision IS DISTINCT FROM i.need THEN 4
             WHEN i.kind = 0 AND o.revision IS NOT NULL THEN 1
             WHEN i.kind > 0 AND o.revision IS NULL THEN 2
