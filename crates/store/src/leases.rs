@@ -36,8 +36,12 @@ const SILENCE: Duration = Duration::from_secs(10);
 const GIVE_UP: Duration = Duration::from_millis(7_500);
 /// How often leases are renewed.
 const RENEW: Duration = Duration::from_millis(2_500);
-/// How often it is looked whether a lease that is wanted is free.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether a lease that is wanted is free, where nothing tells of it.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// The same, when it is free and others may go first.
+const SOON: Duration = Duration::from_millis(20);
+/// The same, where none is wanted.
+const IDLE: Duration = Duration::from_millis(500);
 /// How long one word with the database may take.
 const WORD: Duration = Duration::from_secs(2);
 /// Who holds more lets others go first, by so much for each.
@@ -70,6 +74,11 @@ pub(crate) trait Table: Send {
 
     /// Hands a lease back, if it still is in this term.
     fn release(&self, name: &'static str, term: i64) -> Word<'_, ()>;
+
+    /// How often it is to be looked whether a lease that is wanted is free.
+    fn looks(&self) -> Duration {
+        LOOK
+    }
 
     /// Tells the others that one was handed back.
     fn tell(&self);

@@ -14,6 +14,7 @@
 //! - Of two processes that enter under one replica's name the later one writes, and the earlier stops.
 
 mod address;
+mod awaited;
 mod batch;
 mod chores;
 mod claimed;
@@ -47,6 +48,7 @@ use mainstay_runtime::Tasks;
 use mainstay_runtime::lease::Leases;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::given::Given;
@@ -209,7 +211,9 @@ async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>)
 async fn write(shared: Arc<Shared>, jobs: Arc<Jobs>) {
     let mut writer = writer::Writer::new(shared);
     while let Some(batch) = jobs.take().await {
+        let sent = Instant::now();
         writer.carry_out(batch).await;
+        jobs.committed(sent.elapsed(), writer.in_turns());
     }
 }
 

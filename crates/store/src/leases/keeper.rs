@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BALANCE, COURTESY, FULL_COURTESY, GIVE_UP, Holding, Kept, LOOK, Leadership, Lease, MOST_COURTESY, Observed, RENEW,
-    Row, SILENCE, SPURNED, Table, WORD,
+    BALANCE, COURTESY, FULL_COURTESY, GIVE_UP, Holding, IDLE, Kept, Leadership, Lease, MOST_COURTESY, Observed, RENEW,
+    Row, SILENCE, SOON, SPURNED, Table, WORD,
 };
 use crate::error::StoreError;
 use crate::lock;
@@ -22,8 +22,7 @@ pub(crate) async fn run<T: Table>(table: T, leadership: Arc<Leadership>, stoppin
     let mut keeper =
         Keeper { table, leadership: Arc::clone(&leadership), renewed: now, balanced: now, spurned: None, heard: now };
     while !stopping.is_cancelled() && !keeper.table.is_over() {
-        let wanted = keeper.round().await;
-        let pause = if wanted { LOOK } else { Duration::from_millis(500) };
+        let pause = keeper.round().await;
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -46,8 +45,8 @@ struct Keeper<T> {
 }
 
 impl<T: Table> Keeper<T> {
-    /// One look; tells whether a lease is wanted that is not held here.
-    async fn round(&mut self) -> bool {
+    /// One look; tells when the next is due.
+    async fn round(&mut self) -> Duration {
         self.give_up();
         let word = timeout(WORD, async {
             if self.table.sit().await? {
@@ -75,7 +74,14 @@ impl<T: Table> Keeper<T> {
             Err(_) => lock(&self.leadership.counts).failed += 1,
         }
         self.give_up();
-        lock(&self.leadership.leases).values().any(Lease::is_wanted)
+        self.pause()
+    }
+
+    fn pause(&self) -> Duration {
+        let leases = lock(&self.leadership.leases);
+        let wanted = leases.values().filter(|lease| lease.is_wanted());
+        let pause = |lease: &Lease| if lease.free.is_some() { SOON } else { self.table.looks() };
+        wanted.map(pause).min().unwrap_or(IDLE)
     }
 
     /// What could not be renewed in time is not held any more, and what is renewed later is not either.
@@ -297,6 +303,6 @@ mod tests {
         assert_eq!(courtesy(0, 4), Duration::ZERO);
         assert!(courtesy(1, 4) < courtesy(3, 4) && courtesy(1_000, 4_000) == MOST_COURTESY);
         // Later than whoever has less looks for it.
-        assert!(courtesy(4, 4) >= MOST_COURTESY + LOOK * 4 && courtesy(9, 4) == courtesy(4, 4));
+        assert!(courtesy(4, 4) >= MOST_COURTESY + SOON * 4 && courtesy(9, 4) == courtesy(4, 4));
     }
 }

@@ -1,7 +1,8 @@
 //! What waits for the writer: bounded in items and bytes; beyond, writes are refused as busy.
 //!
 //! Those who were answered together mostly ask again together: after a large batch the next waits for a moment, until about as
-//! many have come. A commit costs the same for one as for all of them.
+//! many have come. A commit costs the same for one as for all of them. Where other replicas write, too, it is their turn meanwhile:
+//! then it waits for longer, and for those as well who came while the last batch was carried out.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -25,8 +26,9 @@ const BATCH_BYTES: usize = 4 << 20;
 const GATHER_FROM: usize = 8;
 /// So many at most,
 const GATHER_MOST: usize = 64;
-/// and for so long.
+/// and for so long; for as long as the last batch took, up to this, where other replicas write.
 const GATHER: Duration = Duration::from_millis(1);
+const GATHER_IN_TURNS: Duration = Duration::from_millis(10);
 
 /// One thing to be done in a batch.
 #[derive(Debug, Clone)]
@@ -91,6 +93,9 @@ struct State {
     closed: bool,
     /// How many there were in the last batch.
     last: usize,
+    /// With how many the next is worth its commit, and how long they are waited for.
+    hoped: usize,
+    patience: Duration,
     /// With how many the writer, who waits, wants to be woken.
     wake_at: usize,
 }
@@ -129,6 +134,18 @@ impl Jobs {
         self.filled.notify_one();
     }
 
+    /// The last batch is committed: it took so long, and other replicas have written since the one before, or not.
+    pub(super) fn committed(&self, took: Duration, in_turns: bool) {
+        let mut state = lock(&self.state);
+        let (hoped, patience) = match (state.last >= GATHER_FROM, in_turns) {
+            (false, _) => (1, Duration::ZERO),
+            (true, false) => (state.last, GATHER),
+            (true, true) => (state.last + state.jobs.len(), took.min(GATHER_IN_TURNS)),
+        };
+        state.hoped = hoped.min(GATHER_MOST);
+        state.patience = patience;
+    }
+
     /// The next batch; waits for one. `None` once it is closed and nothing is left. A claim is the last of its batch, so that
     /// what it took is read before this process changes it.
     pub(super) async fn take(&self) -> Option<Vec<Job>> {
@@ -144,9 +161,9 @@ impl Jobs {
                     return Some(state.batch());
                 }
                 if there > 0 {
-                    deadline.get_or_insert_with(|| Instant::now() + GATHER);
+                    deadline.get_or_insert_with(|| Instant::now() + state.patience);
                 }
-                state.wake_at = if there > 0 { state.hoped() } else { 1 };
+                state.wake_at = if there > 0 { state.hoped } else { 1 };
             }
             match deadline {
                 None => self.filled.notified().await,
@@ -157,14 +174,9 @@ impl Jobs {
 }
 
 impl State {
-    /// With how many a batch is worth its commit.
-    fn hoped(&self) -> usize {
-        if self.last >= GATHER_FROM { self.last.min(GATHER_MOST) } else { 1 }
-    }
-
     /// Workers claim when they have ended what they had: nobody else is waited for.
     fn is_enough(&self) -> bool {
-        self.closed || self.jobs.len() >= self.hoped() || self.jobs.iter().any(Job::is_claim)
+        self.closed || self.jobs.len() >= self.hoped || self.jobs.iter().any(Job::is_claim)
     }
 
     fn batch(&mut self) -> Vec<Job> {
@@ -178,7 +190,7 @@ impl State {
                 break;
             }
         }
-        self.last = batch.len();
+        (self.last, self.hoped) = (batch.len(), 1);
         self.wake_at = usize::MAX;
         batch
     }

@@ -1,16 +1,22 @@
-//! The table of leases in the database, and the session whose lock says that its replica's connection is there.
+//! The table of leases in the database, and the session whose locks say that its replica's connection is there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use mainstay_runtime::guard::Guard;
 
+use super::awaited::Awaited;
 use super::link::{Link, Parameters, Session};
 use super::shared::{LEASES, Shared};
 use crate::error::StoreError;
 use crate::leases::{Observed, Row, Table, Word};
+
+/// How often it is looked where the end of a leader's session is told.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(super) struct Stored {
@@ -18,6 +24,7 @@ pub(super) struct Stored {
     link: Link,
     /// The session that has the lock, and its number in the database; `None` behind a pooler.
     session: Option<(Arc<Session>, Option<i32>)>,
+    awaited: Awaited,
 }
 
 impl Stored {
@@ -25,7 +32,8 @@ impl Stored {
         let what = if Guard::Reserved.holds() { "leads" } else { "reads leases" };
         let name = format!("mainstay {} {what}", shared.options.replica);
         let link = Link::new(&shared.options.address, name, &shared.connections, None);
-        Self { shared, link, session: None }
+        let awaited = Awaited::new(Arc::clone(&shared));
+        Self { shared, link, session: None, awaited }
     }
 
     fn backend(&self) -> Option<i32> {
@@ -39,7 +47,8 @@ impl Stored {
             return Ok(false);
         }
         let backend = if session.is_own() {
-            let locks = "SELECT pg_backend_pid(), pg_try_advisory_lock_shared(19795, hashtext($1))";
+            let locks = "SELECT pg_backend_pid(), pg_try_advisory_lock_shared(19795, hashtext($1)),
+                pg_try_advisory_lock(19796, pg_backend_pid())";
             Some(self.link.one(locks, &[&&*self.shared.options.replica]).await?.get(0))
         } else {
             tracing::warn!(
@@ -75,6 +84,10 @@ impl Table for Stored {
                 gone: row.get::<_, &str>("holder").is_empty()
                     || (self.backend().is_some() && !row.get::<_, bool>("alive")),
             };
+            if let Some(own) = self.backend() {
+                let others = rows.iter().filter(|row| row.get("alive")).filter_map(|row| row.get("backend"));
+                self.awaited.these(&others.filter(|backend| *backend != own).collect::<HashSet<i32>>());
+            }
             Ok(Observed { leases: rows.iter().map(row).collect(), replicas: usize::try_from(replicas).unwrap_or(1) })
         }
         .boxed()
@@ -104,6 +117,10 @@ impl Table for Stored {
             Ok(())
         }
         .boxed()
+    }
+
+    fn looks(&self) -> Duration {
+        if self.backend().is_some() { LOOK } else { crate::leases::LOOK }
     }
 
     fn tell(&self) {

@@ -44,6 +44,10 @@ pub(super) struct Writer {
     /// The connection on which this process has entered.
     entered: Option<Arc<Session>>,
     claimed: ClaimedObjects,
+    /// The newest revision after this process's last batch.
+    last: Option<u64>,
+    /// Before that batch other replicas had written.
+    in_turns: bool,
 }
 
 impl std::fmt::Debug for Session {
@@ -56,7 +60,12 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let name = format!("mainstay {} writes", shared.options.replica);
         let link = Link::new(&shared.options.address, name, &shared.connections, None);
-        Self { shared, link, entered: None, claimed: ClaimedObjects::default() }
+        Self { shared, link, entered: None, claimed: ClaimedObjects::default(), last: None, in_turns: false }
+    }
+
+    /// Whether other replicas have written between the last batch and the one before.
+    pub(super) const fn in_turns(&self) -> bool {
+        self.in_turns
     }
 
     /// Carries a batch out and answers everybody.
@@ -179,6 +188,9 @@ impl Writer {
         shared.counts.commits.fetch_add(1, Ordering::Relaxed);
         shared.counts.writes.fetch_add(written.clone().count() as u64, Ordering::Relaxed);
         shared.counts.lost.fetch_add(answer.lost, Ordering::Relaxed);
+        self.in_turns = self.last.is_some_and(|last| answer.base > last);
+        let last = answer.revisions.iter().flatten().max().map_or(answer.base, |last| last.cast_unsigned());
+        self.last = Some(last.max(answer.base));
         let begun = Instant::now();
         let outcomes = loop {
             match self.outcomes(&jobs, &answer).await {

@@ -82,6 +82,39 @@ async fn contended(one: &PostgresStore, two: &PostgresStore) -> (mainstay_runtim
     (held, tasks)
 }
 
+/// Who wants a lease need not look to hear that its leader's session has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_leaders_session_is_waited_for_in_the_database() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    let held = soon(one.leases().acquire("lead")).await.unwrap();
+    let leaders = sql(&database, "SELECT backend FROM mainstay.leases WHERE name = 'lead'");
+    let waits = format!(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 19796 AND NOT granted AND objid = {leaders}
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    assert_eq!(sql(&database, &waits), "0", "nobody wants it");
+    let (leases, ended) = (two.leases(), std::cell::Cell::new(Instant::now()));
+    let (next, ()) = tokio::join!(soon(leases.acquire("lead")), async {
+        soon(async {
+            while sql(&database, &waits) == "0" {
+                sleep(GLANCE).await;
+            }
+        })
+        .await;
+        assert_eq!(sql(&database, &format!("SELECT pg_terminate_backend({leaders})")), "t");
+        ended.set(Instant::now());
+    });
+    println!("the next one leads after {} ms", ended.get().elapsed().as_millis());
+    let next = next.unwrap();
+    assert!(next.term > held.term, "{} after {}", next.term, held.term);
+    assert_eq!(sql(&database, &waits), "0", "nobody waits for what has ended");
+    assert_eq!(sql(&database, "SELECT holder FROM mainstay.leases WHERE name = 'lead'"), "two");
+    next.release();
+    one.close().await;
+    two.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_stays_while_all_its_connections_stand_still_but_the_one_for_leases() {
     let database = shared().unwrap().database().unwrap();

@@ -1,13 +1,15 @@
--- Leadership. The row is the authority; the session's lock says that its holder's connection is there.
+-- Leadership. The row is the authority; a session's lock, under its own number, says that its holder's connection is there.
 
--- All leases, and how many replicas there are. alive: the holder's connection has its lock.
-CREATE FUNCTION observe_1() RETURNS TABLE (name text, holder text, term bigint, renewed bigint, alive boolean, replicas bigint)
+-- All leases, and how many replicas there are. alive: the holder's connection, of this number, has its lock.
+CREATE FUNCTION observe_1() RETURNS TABLE (name text, holder text, term bigint, renewed bigint, backend int, alive boolean,
+    replicas bigint)
 LANGUAGE sql SET search_path = mainstay, pg_temp AS $$
     WITH lock AS MATERIALIZED (
-        SELECT k.pid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.classid = 19795 AND k.granted
+        SELECT k.pid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.classid = 19796 AND k.granted
+            AND k.mode = 'ExclusiveLock'
             AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     )
-    SELECT l.name, l.holder, l.term, l.renewed, EXISTS (SELECT FROM lock k WHERE k.pid = l.backend), (SELECT count(*) FROM lock)
+    SELECT l.name, l.holder, l.term, l.renewed, l.backend, EXISTS (SELECT FROM lock k WHERE k.pid = l.backend), (SELECT count(*) FROM lock)
     FROM leases l
 $$;
 
@@ -31,7 +33,7 @@ BEGIN
     -- Only a session that is known by its lock: the number may be another's by now.
     IF l.backend IS NOT NULL AND l.holder <> '' AND l.backend <> p_backend THEN
         PERFORM pg_terminate_backend(k.pid) FROM pg_locks k
-            WHERE k.locktype = 'advisory' AND k.classid = 19795 AND k.pid = l.backend;
+            WHERE k.locktype = 'advisory' AND k.classid = 19796 AND k.pid = l.backend AND k.mode = 'ExclusiveLock';
     END IF;
     RETURN v_term;
 END $$;
