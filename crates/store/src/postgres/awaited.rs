@@ -21,9 +21,8 @@ const MOST: usize = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one answer is waited for; the server gives up before.
 const ANSWER: Duration = Duration::from_secs(3_610);
-/// The session waits for long, and sees that its client is gone though it has nothing to tell it (from PostgreSQL 14 on).
-const PATIENT: &str = "SET statement_timeout = '1h'; SET lock_timeout = 0;
-    SELECT set_config(name, '2s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+/// The session waits for long, and sees that its client is gone though it has nothing to tell it.
+const PATIENT: &str = "SET statement_timeout = '1h'; SET lock_timeout = 0; SET client_connection_check_interval = '2s'";
 
 /// See the module.
 pub(super) struct Awaited {

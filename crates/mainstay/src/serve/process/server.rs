@@ -31,8 +31,8 @@ const STARTS: &str = "starts";
 /// An open store, and the API server on it.
 #[derive(Clone)]
 pub(crate) struct Served {
-    /// Keeps other processes out of the directory.
-    _held: Option<Arc<File>>,
+    /// Keeps other processes out of the directory, where the state itself is elsewhere.
+    held: Option<Arc<File>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) duties: Duties,
@@ -60,6 +60,11 @@ pub(crate) struct Api {
 }
 
 impl Served {
+    /// Whether the state is in a database elsewhere.
+    const fn is_shared(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// The API server.
     pub(crate) fn server(&self) -> anyhow::Result<&ApiServer> {
         Ok(&self.api()?.server)
@@ -94,7 +99,7 @@ pub(crate) async fn store(process: &mut Process) -> anyhow::Result<()> {
         turned,
         turns,
         gates: Arc::new(breakers::gates()),
-        _held: held,
+        held,
         store,
         keys,
         api: None,
@@ -182,13 +187,13 @@ pub(crate) async fn records(process: &mut Process) -> anyhow::Result<()> {
     let served = process.served()?.clone();
     let url = served.api()?.url.clone();
     let first = record(process, &served, &url).await;
-    let recorded = !first.as_ref().is_err_and(room::is_lacking);
+    let recorded = !first.as_ref().is_err_and(room::passing(served.is_shared()));
     if recorded {
         first?;
     }
     announce(process, &url);
     if !recorded {
-        room::waited_for(&process.tasks, || record(process, &served, &url)).await?;
+        room::waited_for(&process.tasks, served.is_shared(), || record(process, &served, &url)).await?;
     }
     keys::keep_kubeconfig(process, &served.keys, url);
     Ok(())
@@ -223,7 +228,7 @@ pub(crate) async fn controllers(process: &mut Process) -> anyhow::Result<()> {
     let server = served.server()?.clone();
     // This also makes the store notice that it is full, so that it says so when it is asked whether it is ready.
     let count = || async { served.store.raise(STARTS).await.context("count the start") };
-    room::waited_for(&process.tasks, count).await?;
+    room::waited_for(&process.tasks, served.is_shared(), count).await?;
     let (leading, tasks) = (server.clone(), process.tasks.clone());
     let clients = move |name: &str, fence: &str| {
         inprocess::leader_client(leading.clone(), Identity::controller(name), tasks.clone(), fence)
@@ -251,7 +256,7 @@ pub(crate) async fn operations(process: &mut Process) -> anyhow::Result<()> {
 pub(crate) async fn node_agent(process: &mut Process) -> anyhow::Result<()> {
     let dir = process.dir().join("node");
     let named = || ready(name::of(&dir, process.args.node_name.as_deref()));
-    let name = room::waited_for(&process.tasks, named).await?;
+    let name = room::waited_for(&process.tasks, false, named).await?;
     node::start(process, &name).await.context("start the node agent")?;
     if let Some(part) = process.served()?.api()?.node_agent.as_ref() {
         part.runs(|| Ok(()));
