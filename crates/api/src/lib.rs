@@ -7,6 +7,7 @@ pub mod agent;
 pub mod common;
 pub mod core;
 pub mod credential;
+pub mod exec;
 pub mod field;
 pub mod kind;
 pub mod names;

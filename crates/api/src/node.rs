@@ -169,6 +169,9 @@ pub struct LogRequest {
     pub limit_bytes: Option<u64>,
 }
 
+/// The path over a node's link of what is run in a Pod: see [`crate::exec`].
+pub const EXEC_PATH: &str = "/exec";
+
 /// What a token that lets a node join begins with, so that scanners for leaked secrets can find one.
 pub const TOKEN_PREFIX: &str = "mainstay-node_";
 

@@ -50,7 +50,7 @@ where
         Target::Other(path) => other(server, parts, path, &identity).await,
         Target::Resource(path) => {
             let kind = server.catalog().find(&path.group, &path.version, &path.plural);
-            let verb = Verb::of(&parts.method, &path, &query).ok_or_else(ApiError::method_not_allowed)?;
+            let verb = verb_of(&parts.method, &path, &query).ok_or_else(ApiError::method_not_allowed)?;
             seen.set(verb, kind);
             let Some(entry) = kind else {
                 return sub::virtual_resource(server, parts, &path, verb, &identity, body).await;
@@ -67,6 +67,12 @@ where
             resource(&call, verb, body).await
         }
     }
+}
+
+/// A command is run by GET, too, since WebSockets are asked for by that; it is no less than made all the same.
+fn verb_of(method: &Method, path: &ResourcePath<'_>, query: &Query<'_>) -> Option<Verb> {
+    let runs = (&*path.group, &*path.plural, path.subresource.as_deref()) == ("", "pods", Some("exec"));
+    if runs && *method == Method::GET { Some(Verb::Create) } else { Verb::of(method, path, query) }
 }
 
 /// Paths that are no resources: documents, metrics, status and keys.

@@ -1,5 +1,6 @@
 //! Subresources, and resources that are questions rather than objects.
 
+pub(crate) mod exec;
 pub(crate) mod flow;
 pub(crate) mod heartbeat;
 pub(crate) mod logs;
@@ -49,13 +50,14 @@ where
             heartbeat::write(call, content::read(headers, body, limits.body).await?).await
         }
         (Habit::Pod, "log", Verb::Get) => logs::read(call).await,
+        (Habit::Pod, "exec", Verb::Create) => exec::open(call).await,
         (Habit::Node, "link", Verb::Get) => node::link::open(call),
         (Habit::Credential, "reveal", Verb::Get) => reveal::read(call).await,
         (Habit::ServiceAccount, "token", Verb::Create) => {
             token::create(call, content::read(headers, body, limits.body).await?).await
         }
         (Habit::Session, "messages" | "heartbeat", _)
-        | (Habit::Pod, "log", _)
+        | (Habit::Pod, "log" | "exec", _)
         | (Habit::Node, "link", _)
         | (Habit::Credential, "reveal", _)
         | (Habit::ServiceAccount, "token", _) => Err(ApiError::method_not_allowed()),

@@ -7,6 +7,8 @@
 mod apply;
 #[path = "kubectl/change.rs"]
 mod change;
+#[path = "kubectl/exec.rs"]
+mod exec;
 #[path = "kubectl/get.rs"]
 mod get;
 #[path = "kubectl/operations.rs"]

@@ -9,6 +9,8 @@
 mod authority;
 #[path = "nodes/cloud.rs"]
 mod cloud;
+#[path = "nodes/exec.rs"]
+mod exec;
 #[path = "nodes/joins.rs"]
 mod joins;
 #[path = "nodes/lost.rs"]

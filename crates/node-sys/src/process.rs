@@ -147,6 +147,8 @@ pub struct Spawn<'a> {
     pub stdio: [Stdio; 3],
     /// Dies with the thread that starts it.
     pub die_with_parent: bool,
+    /// Descriptor 0 is a terminal, which becomes that of its session.
+    pub terminal: bool,
 }
 
 /// Starts a program in its own session and process group; the caller reaps it.
@@ -161,9 +163,12 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Pid> {
     let mut command = Command::new(OsStr::new(program));
     command.args(arguments).env_clear().envs(spawn.env).current_dir(spawn.dir);
     command.stdin(stdin).stdout(stdout).stderr(stderr);
-    let die_with_parent = spawn.die_with_parent;
+    let (die_with_parent, terminal) = (spawn.die_with_parent, spawn.terminal);
     let set_up = move || {
         rustix::process::setsid()?;
+        if terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
         if die_with_parent {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         }

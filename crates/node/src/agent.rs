@@ -4,10 +4,11 @@
 //! adopted sandboxes are watched alike. The agent can die at any time: shims, records and the API hold all state.
 //!
 //! Where to look: `prepare` and `sources` make a launch of a Pod; `relay` is the sandbox's door to the API; `logs` reads
-//! what it wrote; `orphans` finds what no Pod accounts for.
+//! what it wrote, `exec` runs something in it; `orphans` finds what no Pod accounts for.
 
 mod dispatch;
 mod error;
+pub mod exec;
 mod layout;
 pub mod logs;
 mod notices;
@@ -47,6 +48,7 @@ pub use self::error::AgentError;
 pub use self::sandboxes::{Look, Sandboxes, Shims};
 
 use self::error::While;
+use self::exec::Execs;
 use self::layout::{Layout, is_plain, read_record};
 use self::logs::{Following, LogError, LogOptions, LogStream};
 use self::notices::Notices;
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     host: Host,
     sandboxes: Arc<dyn Sandboxes>,
     ranges: Ranges,
+    execs: Execs,
     notices: Notices,
     workers: Mutex<HashMap<String, Attended>>,
     /// Cancelled once a shim, or the API, has refused what this agent does as an older one's than it knows.
@@ -129,6 +132,7 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
     let shared = Arc::new(Shared {
         instance: layout.instance().during("read the instance id")?,
         ranges: Ranges::load(&layout).during("read whose the workspaces are")?,
+        execs: Execs::default(),
         notices: Notices::start(&config.tasks).during("watch directories")?,
         client: term::fenced(bounded_client(config.client), &config.term),
         api: config.api,

@@ -14,6 +14,7 @@
 mod claim;
 pub mod client;
 mod control;
+pub(crate) mod exec;
 mod log;
 pub mod record;
 mod start;

@@ -13,6 +13,7 @@ pub(crate) mod adaptor;
 mod agent;
 mod api;
 mod cursor;
+mod exec;
 mod input;
 pub(crate) mod link;
 mod outbox;
@@ -20,7 +21,7 @@ mod output;
 mod sender;
 
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::agent::{Agent, Ending, Pipes};
 use self::api::{Address, Api};
 use self::cursor::{Position, Speaker};
+use self::exec::Execs;
 use self::link::{Instruction, Reader, Report, send};
 use self::outbox::{Message, Outbox};
 use crate::launch::{Launch, SessionRef};
@@ -46,11 +48,11 @@ pub(crate) const FLUSH_AT_STOP: Duration = Duration::from_secs(10);
 /// How long to read on once everything that could write has been killed.
 const DRAIN: Duration = Duration::from_mins(1);
 
-/// Runs the agent process to its end; returns the supervisor's exit code.
-pub(crate) fn main(launch: &Launch, inside: &Inside, link: &UnixStream) -> i32 {
+/// Runs the agent process to its end, with the commands that come over `exec`; returns the supervisor's exit code.
+pub(crate) fn main(launch: &Launch, inside: &Inside, (link, exec): (&UnixStream, UnixListener)) -> i32 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ran = runtime.and_then(|runtime| {
-        let ran = runtime.block_on(run(launch, inside, link));
+        let ran = runtime.block_on(run(launch, inside, (link, exec)));
         // Nothing that is left over may hold up the end.
         runtime.shutdown_background();
         ran
@@ -65,16 +67,19 @@ pub(crate) fn main(launch: &Launch, inside: &Inside, link: &UnixStream) -> i32 {
     }
 }
 
-async fn run(launch: &Launch, inside: &Inside, link: &UnixStream) -> io::Result<()> {
+async fn run(launch: &Launch, inside: &Inside, (link, exec): (&UnixStream, UnixListener)) -> io::Result<()> {
     let mut events = Events::new(link, launch.grace_seconds)?;
     let (agent, pipes) = Agent::start(launch, inside)?;
+    let (execs, tasks) = (Execs::new(inside), Tasks::new());
+    execs.listen(exec, &tasks)?;
     send(link, &Report::Started)?;
     let mut leave = Leave { answered: CancellationToken::new(), grace: events.orders.grace, at: None };
     let talk = match (&launch.session, pipes) {
         (Some(session), Some(pipes)) => Some(Talk::start(launch, session, inside, pipes, leave.answered.clone())?),
         _ => None,
     };
-    let ending = events.until_ended(&agent, &mut leave, link).await;
+    let ending = events.until_ended(&agent, &execs, (&mut leave, link)).await;
+    execs.finish();
     agent.kill_everything();
     // Without the link the shim has gone, and the kernel ends us.
     let (code, signal) = ending;
@@ -130,17 +135,18 @@ impl Events {
     }
 
     /// Waits for the agent process's end, ending it when told to.
-    async fn until_ended(&mut self, agent: &Agent, leave: &mut Leave, link: &UnixStream) -> Ending {
+    async fn until_ended(&mut self, agent: &Agent, execs: &Execs, (leave, link): (&mut Leave, &UnixStream)) -> Ending {
         let mut kill_at: Option<Instant> = None;
         loop {
             // A signal may have come before its handler, and several may come as one: look each time.
-            if let Some(ending) = agent.reap() {
+            if let Some(ending) = agent.reap(|pid, how| execs.reaped(pid, how)) {
                 return ending;
             }
             let due = kill_at.unwrap_or_else(Instant::now);
             let grace = tokio::select! {
                 _ = self.children.recv() => continue,
                 () = sleep_until(due), if kill_at.is_some() => {
+                    execs.finish();
                     agent.kill_everything();
                     kill_at = None;
                     continue;

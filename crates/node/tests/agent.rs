@@ -3,10 +3,12 @@
 //! Most sandboxes here are plain processes, since what an agent decides does not depend on what isolates them; those of
 //! `isolated` are as by default, and need root.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests; a failed unwrap is a failed test")]
 
 #[path = "agent/bench.rs"]
 mod bench;
+#[path = "agent/exec.rs"]
+mod exec;
 #[path = "agent/failures.rs"]
 mod failures;
 #[path = "agent/fake_api.rs"]

@@ -13,7 +13,7 @@ pub mod unix;
 
 pub use self::http::{Http, HttpError, Trust};
 pub use self::pool::{CONNECT_TIMEOUT, Cleartext};
-pub use self::turned::{LINK_PING, Reversed, open};
+pub use self::turned::{LINK_CALLS, LINK_PING, LINK_STREAM_WINDOW, LINK_WINDOW, LinkBody, Reversed, open};
 
 use std::future::Future;
 use std::time::Duration;

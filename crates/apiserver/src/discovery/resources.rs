@@ -110,7 +110,10 @@ fn subresources(kind: &Kind) -> Vec<Subresource> {
         list.push(own("status", kind.kind, &["get", "patch", "update"] as &[_]));
     }
     match (kind.group, kind.plural) {
-        ("", "pods") => list.push(own("log", kind.kind, &["get"])),
+        ("", "pods") => {
+            list.push(own("log", kind.kind, &["get"]));
+            list.push(own("exec", "PodExecOptions", &["create", "get"]));
+        }
         ("", "nodes") => list.push(own("link", kind.kind, &["get"])),
         ("", "serviceaccounts") => list.push(Subresource {
             name: "token",

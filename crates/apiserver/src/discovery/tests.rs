@@ -91,6 +91,7 @@ fn legacy_discovery_says_the_same() {
     let named =
         |name: &str| core["resources"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
     assert_eq!(named("pods/log")["verbs"], json!(["get"]));
+    assert_eq!(named("pods/exec")["verbs"], json!(["create", "get"]));
     assert_eq!(named("serviceaccounts/token")["group"], "authentication.k8s.io");
     assert_eq!(named("configmaps")["shortNames"], json!(["cm"]));
     let (_, own) = get(&discovery, "/apis/mainstay.dev/v1alpha1", &none);

@@ -14,20 +14,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyDataStream, Full};
+use http_body_util::{BodyDataStream, BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::upgrade::OnUpgrade;
+use mainstay_api::exec::{ExecFrame, ExecRequest};
 use mainstay_api::names::{LINKED_HEADER, REPLICA_HEADER};
-use mainstay_api::node::{LINK_PROTOCOL, LogRequest};
-use mainstay_runtime::client::Reversed;
+use mainstay_api::node::{EXEC_PATH, LINK_PROTOCOL, LogRequest};
+use mainstay_runtime::client::{LinkBody, Reversed};
 use mainstay_runtime::failure::chain_of;
 use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::holder::Holder;
-use crate::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use crate::nodelink::{ExecFrames, LinkError, LogOptions, LogStream, NodeLink, frames};
 use crate::request::Verb;
 use crate::server::{ApiServer, Call};
 use crate::status::{ApiError, ApiResult};
@@ -138,30 +140,55 @@ impl fmt::Debug for Link {
     }
 }
 
+impl Link {
+    async fn ask(&self, path: &str, body: LinkBody) -> Result<Response<Incoming>, LinkError> {
+        let request = Request::post(format!("http://node{path}")).body(body).map_err(std::io::Error::other)?;
+        self.calls.call(request, ANSWER).await.map_err(|error| {
+            tracing::warn!(node = self.node, error = chain_of(&error), "a node's agent does not answer");
+            LinkError::Away(self.node.clone())
+        })
+    }
+
+    async fn ask_for_log(&self, asked: LogRequest) -> Result<LogStream, LinkError> {
+        let body = Full::new(Bytes::from(serde_json::to_vec(&asked).map_err(std::io::Error::from)?));
+        let answer = self.ask("/logs", body.map_err(|never| match never {}).boxed_unsync()).await?;
+        match answer.status() {
+            StatusCode::OK => {
+                let stream = BodyDataStream::new(answer.into_body());
+                Ok(stream.map(|chunk| chunk.map_err(std::io::Error::other)).boxed())
+            }
+            StatusCode::NOT_FOUND => Err(LinkError::NoSuchLog),
+            StatusCode::CONFLICT => Err(LinkError::NotStarted),
+            _ => Err(failed()),
+        }
+    }
+
+    async fn ask_to_run(&self, request: ExecRequest, input: ExecFrames) -> Result<ExecFrames, LinkError> {
+        let all = stream::iter([Ok(ExecFrame::Start(request))]).chain(input);
+        let body = StreamBody::new(all.map_ok(|frame| Frame::data(frame.encode())));
+        let answer = self.ask(EXEC_PATH, body.boxed_unsync()).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(frames(BodyDataStream::new(answer.into_body()))),
+            StatusCode::CONFLICT => Err(LinkError::NotRunning),
+            StatusCode::TOO_MANY_REQUESTS => Err(LinkError::TooMany),
+            StatusCode::NOT_IMPLEMENTED => Err(LinkError::Unsupported),
+            _ => Err(failed()),
+        }
+    }
+}
+
+fn failed() -> LinkError {
+    LinkError::Io(std::io::Error::other("the node's log says why"))
+}
+
 impl NodeLink for Link {
     fn logs(&self, pod_uid: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, LinkError>> {
         let LogOptions { follow, tail_lines, since, timestamps, limit_bytes } = options;
         let pod_uid = pod_uid.to_owned();
-        let asked = LogRequest { pod_uid, follow, tail_lines, since, timestamps, limit_bytes };
-        async move {
-            let away = || LinkError::Away(self.node.clone());
-            let body = serde_json::to_vec(&asked).map_err(std::io::Error::from)?;
-            let request = Request::post("http://node/logs").body(Full::new(Bytes::from(body)));
-            let request = request.map_err(std::io::Error::other)?;
-            let answer = self.calls.call(request, ANSWER).await.map_err(|error| {
-                tracing::warn!(node = self.node, error = chain_of(&error), "a node's agent does not answer");
-                away()
-            })?;
-            match answer.status() {
-                StatusCode::OK => {
-                    let stream = BodyDataStream::new(answer.into_body());
-                    Ok(stream.map(|chunk| chunk.map_err(std::io::Error::other)).boxed())
-                }
-                StatusCode::NOT_FOUND => Err(LinkError::NoSuchLog),
-                StatusCode::CONFLICT => Err(LinkError::NotStarted),
-                _ => Err(LinkError::Io(std::io::Error::other("the node's agent could not read it"))),
-            }
-        }
-        .boxed()
+        self.ask_for_log(LogRequest { pod_uid, follow, tail_lines, since, timestamps, limit_bytes }).boxed()
+    }
+
+    fn exec(&self, request: ExecRequest, input: ExecFrames) -> BoxFuture<'_, Result<ExecFrames, LinkError>> {
+        self.ask_to_run(request, input).boxed()
     }
 }

@@ -77,6 +77,18 @@ pub(super) fn log() -> Value {
     ])
 }
 
+/// Of a command in a Pod.
+pub(super) fn exec() -> Value {
+    json!([
+        query("command", "string", "Program and arguments, each in its turn."),
+        query("container", "string", "Which container."),
+        query("stdin", "boolean", "It gets input."),
+        query("stdout", "boolean", "Its output is wanted."),
+        query("stderr", "boolean", "Its errors are wanted."),
+        query("tty", "boolean", "It gets a terminal."),
+    ])
+}
+
 /// Of the reading of a session's messages.
 pub(super) fn messages() -> Value {
     json!([

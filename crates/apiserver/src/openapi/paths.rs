@@ -192,11 +192,13 @@ impl<'a> Verbs<'a> {
         let token = || names::reference(&names::kind(sub.group, sub.version, sub.kind));
         let (parameters, answer) = match (sub.name, method) {
             ("log", _) => (parameters::log(), ("text/plain", json!({ "type": "string" }))),
+            ("exec", _) => (parameters::exec(), ("*/*", json!({ "type": "string" }))),
             ("messages", "get") => (parameters::messages(), ("application/x-ndjson", json!({ "type": "string" }))),
             ("token", _) => (parameters::write(), (JSON, token())),
             _ => (json!([]), (JSON, free.clone())),
         };
-        let body = (method != "get").then(|| (&[JSON] as &[_], if sub.name == "token" { token() } else { free }));
+        let body = (method != "get" && sub.name != "exec")
+            .then(|| (&[JSON] as &[_], if sub.name == "token" { token() } else { free }));
         let description = format!("The {} of a {}.", sub.name, self.resource.kind);
         Operation { speaks, body, answer, ..self.operation(method, part, description, parameters) }.to_json()
     }

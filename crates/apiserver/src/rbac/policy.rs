@@ -47,6 +47,7 @@ const EDIT: &[Row] = &[
     (WRITE, M, "agents sessions credentials", ""),
     ("create", M, "sessions/messages", ""),
     (WRITE, "core", "configmaps", ""),
+    ("create", "core", "pods/exec", ""),
 ];
 
 const OWN: &[Row] = &[

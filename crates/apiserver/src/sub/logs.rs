@@ -7,6 +7,7 @@ use futures::StreamExt;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use mainstay_runtime::Timestamp;
+use mainstay_runtime::failure::chain_of;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -90,7 +91,11 @@ fn options(call: &Call<'_>) -> ApiResult<LogOptions> {
     })
 }
 
-fn container(call: &Call<'_>, pod: &Value) -> ApiResult<String> {
+/// The container that is meant.
+///
+/// # Errors
+/// 400 for one that the Pod does not have.
+pub(super) fn container(call: &Call<'_>, pod: &Value) -> ApiResult<String> {
     let mut names = pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
     let found = match call.query.get("container") {
         Some(asked) => names
@@ -111,8 +116,8 @@ fn failure(call: &Call<'_>, container: &str, error: &LinkError) -> ApiError {
         LinkError::Away(_) => {
             ApiError::unavailable(format!("the log of pod {:?} cannot be read: {error}", call.name()))
         }
-        LinkError::Io(cause) => {
-            tracing::error!(pod = call.name(), error = %cause, "a log cannot be read");
+        LinkError::Io(_) | LinkError::NotRunning | LinkError::TooMany | LinkError::Unsupported => {
+            tracing::error!(pod = call.name(), error = chain_of(error), "a log cannot be read");
             ApiError::internal(error)
         }
     }

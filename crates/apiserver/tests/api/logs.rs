@@ -2,7 +2,8 @@
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use mainstay_api::exec::ExecRequest;
+use mainstay_apiserver::nodelink::{ExecFrames, LinkError, LogOptions, LogStream, NodeLink};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -22,6 +23,10 @@ impl NodeLink for Link {
             }
         }
         .boxed()
+    }
+
+    fn exec(&self, _: ExecRequest, _: ExecFrames) -> BoxFuture<'_, Result<ExecFrames, LinkError>> {
+        async { Err(LinkError::NotRunning) }.boxed()
     }
 }
 

@@ -4,6 +4,7 @@
 mod bad_input;
 mod crud;
 mod deletion;
+mod exec;
 mod harness;
 mod keys;
 mod kube_client;

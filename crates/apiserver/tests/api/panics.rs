@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use http_body_util::BodyExt;
-use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use mainstay_api::exec::ExecRequest;
+use mainstay_apiserver::nodelink::{ExecFrames, LinkError, LogOptions, LogStream, NodeLink};
 use serde_json::json;
 
 use crate::harness::Harness;
@@ -19,6 +20,10 @@ impl NodeLink for Broken {
     fn logs(&self, _: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, LinkError>> {
         assert!(options.follow, "the first bug");
         async { Ok(stream::iter([1, 0]).map(|n| Ok(format!("{}\n", 1 / n).into())).boxed()) }.boxed()
+    }
+
+    fn exec(&self, _: ExecRequest, _: ExecFrames) -> BoxFuture<'_, Result<ExecFrames, LinkError>> {
+        async { Err(LinkError::NotRunning) }.boxed()
     }
 }
 

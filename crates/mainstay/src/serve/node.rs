@@ -7,8 +7,10 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use mainstay_apiserver::nodelink::{LinkError, LogOptions, LogStream, NodeLink};
+use mainstay_api::exec::ExecRequest;
+use mainstay_apiserver::nodelink::{ExecFrames, LinkError, LogOptions, LogStream, NodeLink};
 use mainstay_apiserver::{ApiServer, Caller, Identity, inprocess, node};
+use mainstay_node::agent::exec::ExecError;
 use mainstay_node::agent::logs::{self, LogError};
 use mainstay_node::agent::{self, AgentConfig, Handle, Shims, relay, term};
 use mainstay_node::launch::{Isolation, Limits};
@@ -108,6 +110,17 @@ impl NodeLink for Link {
                 LogError::NoSuchLog => LinkError::NoSuchLog,
                 LogError::NotStarted => LinkError::NotStarted,
                 LogError::Io(error) => LinkError::Io(error),
+            })
+        })
+    }
+
+    fn exec(&self, request: ExecRequest, input: ExecFrames) -> BoxFuture<'_, Result<ExecFrames, LinkError>> {
+        Box::pin(async move {
+            self.0.exec(request, input).await.map_err(|error| match error {
+                ExecError::NotRunning => LinkError::NotRunning,
+                ExecError::TooMany => LinkError::TooMany,
+                ExecError::Unsupported => LinkError::Unsupported,
+                ExecError::Io(error) => LinkError::Io(error),
             })
         })
     }

@@ -35,6 +35,11 @@ impl Done {
         self.out
     }
 
+    /// Whether it went well, and printed this.
+    pub(crate) fn is(&self, out: &str) -> bool {
+        self.code == Some(0) && self.out == out
+    }
+
     /// The same, of a command that also says something on standard error.
     #[track_caller]
     pub(crate) fn ok_with(self, words: &str) -> String {
@@ -115,7 +120,8 @@ impl Kubectl {
         kubectl
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// kubectl with these arguments, its streams piped.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &self.home).env("TZ", "UTC");
         command.env("KUBECONFIG", self.server.kubeconfig()).env("TMPDIR", &self.home);

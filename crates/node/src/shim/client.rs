@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Deserialize;
 
 use super::control::short_path;
+use super::record::{CONTROL, EXEC};
 use crate::launch::{Answer, Launch, Order};
 use crate::sandbox::{During, SandboxError};
 use crate::supervisor::link::Reader;
@@ -144,11 +145,19 @@ pub fn send(run_dir: &Path, order: &Order) -> io::Result<Answer> {
 /// # Errors
 /// When there is no live shim.
 pub fn connect(run_dir: &Path) -> io::Result<UnixStream> {
-    connect_within(run_dir, ANSWER_TIMEOUT)
+    connect_within(run_dir, CONTROL, ANSWER_TIMEOUT)
 }
 
-fn connect_within(run_dir: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let (_dir, path) = short_path(run_dir)?;
+/// A connection to the supervisor of the live sandbox of `run_dir`, which takes one command: see [`super::exec`].
+///
+/// # Errors
+/// When there is none. Of a sandbox that an earlier version started there is no such socket.
+pub(crate) fn connect_for_exec(run_dir: &Path) -> io::Result<UnixStream> {
+    connect_within(run_dir, EXEC, ANSWER_TIMEOUT)
+}
+
+fn connect_within(run_dir: &Path, name: &str, timeout: Duration) -> io::Result<UnixStream> {
+    let (_dir, path) = short_path(run_dir, name)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // Before it connects: a stopped shim accepts nothing, and once its queue is full, connecting waits, too.
     set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
@@ -162,7 +171,6 @@ fn connect_within(run_dir: &Path, timeout: Duration) -> io::Result<UnixStream> {
 mod tests {
     use super::*;
     use crate::launch::{Adaptor, Isolation, Limits, LogLimits, PodRef, Workspace};
-    use crate::shim::record::CONTROL;
 
     fn launch(dir: &Path) -> Launch {
         Launch {
@@ -220,10 +228,10 @@ mod tests {
         net::listen(&listener, 0).unwrap();
         let span = Duration::from_millis(100);
         let since = boottime();
-        let mut first = connect_within(dir.path(), span).unwrap();
+        let mut first = connect_within(dir.path(), CONTROL, span).unwrap();
         assert_eq!(first.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it does not answer");
         assert_eq!(
-            connect_within(dir.path(), span).unwrap_err().kind(),
+            connect_within(dir.path(), CONTROL, span).unwrap_err().kind(),
             io::ErrorKind::WouldBlock,
             "its queue is full"
         );

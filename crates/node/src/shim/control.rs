@@ -31,17 +31,17 @@ struct Connection {
 }
 
 /// A socket's address must be short; its directory's need not be. The path is good as long as the descriptor is open.
-pub(crate) fn short_path(run_dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+pub(crate) fn short_path(run_dir: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(run_dir, flags, Mode::empty())?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", dir.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()));
     Ok((dir, path))
 }
 
 impl Control {
     /// Listens in `run_dir`.
     pub(crate) fn listen(run_dir: &Path) -> io::Result<Self> {
-        let (_dir, path) = short_path(run_dir)?;
+        let (_dir, path) = short_path(run_dir, CONTROL)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener, connections: Vec::new() })

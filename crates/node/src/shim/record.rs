@@ -17,6 +17,8 @@ use crate::launch::{ExitRecord, RunState};
 pub const LOCK: &str = "lock";
 /// The control socket's name in the run directory.
 pub const CONTROL: &str = "control.sock";
+/// The name in the run directory of the socket on which the supervisor takes further commands.
+pub const EXEC: &str = "exec.sock";
 /// The live state's name in the run directory.
 pub const STATE: &str = "state.json";
 /// The exit record's name in the run directory.

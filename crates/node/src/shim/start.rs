@@ -1,7 +1,7 @@
 //! Making the sandbox: the two processes part here.
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use mainstay_node_sys::process::{Child, clone_child, set_standard};
@@ -10,6 +10,7 @@ use mainstay_runtime::failure::chain_of;
 use rustix::process::Pid;
 
 use super::claim::Claim;
+use super::exec;
 use crate::cgroup::{Cgroups, leave_service};
 use crate::launch::{Isolation, Launch};
 use crate::sandbox::{self, During, Held, INSIDE_ID, SandboxError};
@@ -67,6 +68,7 @@ pub(crate) fn prepare(launch: &Launch) -> Result<Outside, SandboxError> {
 pub(crate) struct Init {
     link: UnixStream,
     output: [PipeWriter; 2],
+    exec: UnixListener,
 }
 
 /// Makes the init process and has it build the sandbox around itself.
@@ -74,10 +76,12 @@ pub(crate) fn start(launch: &Launch, cgroups: &Cgroups) -> Result<Role, SandboxE
     let (link, inner) = UnixStream::pair().during("make the link to the sandbox")?;
     let (stdout, inner_stdout) = io::pipe().during("make the output pipes")?;
     let (stderr, inner_stderr) = io::pipe().during("make the output pipes")?;
+    // Bound here, where the run directory is; only the init process keeps it, so it is deaf once that has gone.
+    let exec = exec::listen(&launch.run_dir).during("listen for further commands")?;
     let Some(child) = clone_child(sandbox::namespaces(launch.isolation)).during("make the init process")? else {
-        return Ok(Role::Init(Init { link: inner, output: [inner_stdout, inner_stderr] }));
+        return Ok(Role::Init(Init { link: inner, output: [inner_stdout, inner_stderr], exec }));
     };
-    drop((inner, inner_stdout, inner_stderr));
+    drop((inner, inner_stdout, inner_stderr, exec));
     let mut started =
         Started { child, link, reports: Reader::default(), output: [stdout, stderr], in_force: Vec::new() };
     match attend(launch, cgroups, &mut started) {
@@ -122,14 +126,14 @@ impl Init {
     /// The rest of the init process's life; returns its exit code. `claim` is kept, so that the run directory counts
     /// as live until this process has gone, even if the shim goes first.
     pub(crate) fn run(self, launch: &Launch, claim: Claim) -> i32 {
-        let Self { link, output: [stdout, stderr] } = self;
+        let Self { link, output: [stdout, stderr], exec } = self;
         let redirected = set_standard(1, &stdout).and_then(|()| set_standard(2, &stderr));
         drop((stdout, stderr));
         let entered = redirected.during("redirect the output").and_then(|()| sandbox::enter(launch, &link));
         let code = match entered {
             Ok(inside) => {
                 let ready = Report::Ready { in_force: inside.in_force.clone() };
-                if send(&link, &ready).is_err() { 1 } else { supervisor::main(launch, &inside, &link) }
+                if send(&link, &ready).is_err() { 1 } else { supervisor::main(launch, &inside, (&link, exec)) }
             }
             Err(error) => {
                 send(&link, &Report::Failed { message: chain_of(&error) }).ok();

@@ -51,6 +51,7 @@ impl Agent {
             dir: &inside.working_dir,
             stdio,
             die_with_parent: !inside.is_init,
+            terminal: false,
         };
         // The child keeps the score that it was forked with: when memory runs out, it goes before its supervisor.
         score(inside.oom_score.as_ref(), b"500");
@@ -59,8 +60,8 @@ impl Agent {
         Ok((Self { pid: started?, is_init: inside.is_init }, pipes))
     }
 
-    /// Reaps what has ended; the agent process's own ending, once.
-    pub(crate) fn reap(&self) -> Option<Ending> {
+    /// Reaps what has ended, and tells of each; the agent process's own ending, once.
+    pub(crate) fn reap(&self, tell: impl Fn(Pid, Ending)) -> Option<Ending> {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // As long as it is not reaped, its process group's number is its own.
         if !self.is_init && matches!(waitid(WaitId::Pid(self.pid), ended), Ok(Some(_))) {
@@ -68,7 +69,9 @@ impl Agent {
         }
         ending_of(self.pid, || {
             let (pid, status) = wait(WaitOptions::NOHANG).ok()??;
-            Some((pid, (status.exit_status(), status.terminating_signal())))
+            let how = (status.exit_status(), status.terminating_signal());
+            tell(pid, how);
+            Some((pid, how))
         })
     }
 
@@ -104,7 +107,7 @@ fn ending_of(agent: Pid, mut next_ended: impl FnMut() -> Option<(Pid, Ending)>) 
     ending
 }
 
-fn score(file: Option<&File>, value: &[u8]) {
+pub(super) fn score(file: Option<&File>, value: &[u8]) {
     if let Some(mut file) = file {
         file.write_all(value).ok();
     }

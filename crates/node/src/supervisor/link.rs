@@ -51,7 +51,7 @@ pub(crate) enum Instruction {
 }
 
 /// Longest line that either side accepts.
-const LINE_LIMIT: usize = 64 * 1024;
+const LINE_LIMIT: usize = 128 * 1024;
 
 /// Sends one message.
 pub(crate) fn send(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::upgrade::Upgraded;
@@ -31,9 +32,20 @@ pub const LINK_PING: Duration = Duration::from_secs(4);
 /// The longest silence on such a connection: pings are never as far apart.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of one call that may be under way each way before its reader has taken any.
+pub const LINK_STREAM_WINDOW: u32 = 128 << 10;
+/// The same of all calls of a connection: as many as may be under way at once ([`LINK_CALLS`]) have room, so that none whose reader
+/// stands still holds up another.
+pub const LINK_WINDOW: u32 = LINK_STREAM_WINDOW * LINK_CALLS;
+/// Calls under way at once on a connection.
+pub const LINK_CALLS: u32 = 256;
+
+/// What is sent in a call: it may stream both ways.
+pub type LinkBody = UnsyncBoxBody<Bytes, std::io::Error>;
+
 /// The calling end of a connection that was turned round; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Reversed(http2::SendRequest<Full<Bytes>>);
+pub struct Reversed(http2::SendRequest<LinkBody>);
 
 impl Reversed {
     /// Begins to call over `upgraded`. The future is the connection: it is to be polled, and ends with it.
@@ -48,6 +60,8 @@ impl Reversed {
             .keep_alive_interval(LINK_PING)
             .keep_alive_timeout(LINK_PING)
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(LINK_STREAM_WINDOW)
+            .initial_connection_window_size(LINK_WINDOW)
             .handshake(upgraded)
             .await?;
         Ok((Self(sender), connection))
@@ -60,11 +74,7 @@ impl Reversed {
     ///
     /// # Cancel safety
     /// Dropping it drops the call; the request may have arrived.
-    pub async fn call(
-        &self,
-        request: Request<Full<Bytes>>,
-        deadline: Duration,
-    ) -> Result<Response<Incoming>, HttpError> {
+    pub async fn call(&self, request: Request<LinkBody>, deadline: Duration) -> Result<Response<Incoming>, HttpError> {
         let mut sender = self.0.clone();
         let call = async {
             sender.ready().await?;

@@ -43,6 +43,7 @@ const EDITOR: Cells = &[
     ("m:credentials", "glwcupdx"),
     ("m:sessions/messages", "gc"),
     (":configmaps", "glwcupdx"),
+    (":pods/exec", "c"),
 ];
 
 const OWNER: Cells = &[

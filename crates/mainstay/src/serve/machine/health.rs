@@ -79,6 +79,7 @@ impl Answers {
         let agent = facts.agent.load();
         let silent = agent.as_deref().and_then(Handle::renewed).map_or(0, |ago| ago.as_secs());
         let pods = agent.as_deref().map_or(0, |agent| agent.pods() as u64);
+        let execs = agent.as_deref().map_or(0, |agent| agent.execs() as u64);
         let gauges = [
             ("node_term", "The term of this node's agent", facts.term.load(Ordering::Relaxed)),
             (
@@ -87,6 +88,7 @@ impl Answers {
                 facts.linked.load(Ordering::Relaxed) as u64,
             ),
             ("node_pods", "Pods that this node looks after", pods),
+            ("node_execs", "Commands that run in Pods of this node beside their agents", execs),
             ("node_lease_age_seconds", "Since the node's lease was renewed", silent),
         ];
         let gauges = gauges.map(|(name, help, value)| {

@@ -9,19 +9,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, Limited, StreamBody};
+use http_body_util::{BodyDataStream, BodyExt as _, Empty, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use mainstay_api::node::LogRequest;
+use mainstay_api::exec::ExecFrame;
+use mainstay_api::node::{EXEC_PATH, LogRequest};
+use mainstay_apiserver::nodelink::frames;
 use mainstay_node::agent::Handle;
+use mainstay_node::agent::exec::ExecError;
 use mainstay_node::agent::logs::{LogError, LogOptions};
-use mainstay_runtime::client::LINK_PING;
+use mainstay_runtime::client::{LINK_CALLS, LINK_PING, LINK_STREAM_WINDOW, LINK_WINDOW};
 use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{KeyBackoff, Tasks};
 use tokio::sync::Notify;
@@ -29,8 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Machine;
 
-/// Questions under way at once; followed logs are such.
-const QUESTIONS: u32 = 256;
 /// Bytes of a question, and how long it may take to come.
 const QUESTION: usize = 16 << 10;
 const QUESTION_TIME: Duration = Duration::from_secs(10);
@@ -116,7 +117,9 @@ async fn serve(connection: Upgraded, agent: Handle, stop: &CancellationToken) {
         .timer(TokioTimer::new())
         .keep_alive_interval(LINK_PING)
         .keep_alive_timeout(LINK_PING)
-        .max_concurrent_streams(QUESTIONS);
+        .max_concurrent_streams(LINK_CALLS)
+        .initial_stream_window_size(LINK_STREAM_WINDOW)
+        .initial_connection_window_size(LINK_WINDOW);
     let mut connection = std::pin::pin!(builder.serve_connection(connection, service));
     tokio::select! {
         ended = connection.as_mut() => {
@@ -133,16 +136,21 @@ async fn serve(connection: Upgraded, agent: Handle, stop: &CancellationToken) {
 
 async fn answer(agent: Handle, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
-    if parts.method != Method::POST || parts.uri.path() != "/logs" {
-        return Ok(short(StatusCode::NOT_IMPLEMENTED));
-    }
+    Ok(match (parts.method, parts.uri.path()) {
+        (Method::POST, "/logs") => logs(agent, body).await,
+        (Method::POST, EXEC_PATH) => exec(agent, body).await,
+        _ => short(StatusCode::NOT_IMPLEMENTED),
+    })
+}
+
+async fn logs(agent: Handle, body: Incoming) -> Response<Body> {
     let read = tokio::time::timeout(QUESTION_TIME, Limited::new(body, QUESTION).collect()).await;
     let asked = read.ok().and_then(Result::ok).and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
     let Some(LogRequest { pod_uid, follow, tail_lines, since, timestamps, limit_bytes }) = asked else {
-        return Ok(short(StatusCode::BAD_REQUEST));
+        return short(StatusCode::BAD_REQUEST);
     };
     let options = LogOptions { follow, tail_lines, since, timestamps, limit_bytes };
-    Ok(match agent.logs(&pod_uid, options).await {
+    match agent.logs(&pod_uid, options).await {
         Ok(log) => Response::new(StreamBody::new(log.map_ok(Frame::data)).boxed_unsync()),
         Err(LogError::NoSuchLog) => short(StatusCode::NOT_FOUND),
         Err(LogError::NotStarted) => short(StatusCode::CONFLICT),
@@ -150,7 +158,24 @@ async fn answer(agent: Handle, request: Request<Incoming>) -> Result<Response<Bo
             tracing::error!(pod = pod_uid, %error, "a log cannot be read");
             short(StatusCode::INTERNAL_SERVER_ERROR)
         }
-    })
+    }
+}
+
+async fn exec(agent: Handle, body: Incoming) -> Response<Body> {
+    let mut input = frames(BodyDataStream::new(body));
+    let first = tokio::time::timeout(QUESTION_TIME, input.next()).await;
+    let Ok(Some(Ok(ExecFrame::Start(request)))) = first else { return short(StatusCode::BAD_REQUEST) };
+    let pod = request.pod_uid.clone();
+    match agent.exec(request, input).await {
+        Ok(said) => Response::new(StreamBody::new(said.map_ok(|frame| Frame::data(frame.encode()))).boxed_unsync()),
+        Err(ExecError::NotRunning) => short(StatusCode::CONFLICT),
+        Err(ExecError::TooMany) => short(StatusCode::TOO_MANY_REQUESTS),
+        Err(ExecError::Unsupported) => short(StatusCode::NOT_IMPLEMENTED),
+        Err(ExecError::Io(error)) => {
+            tracing::error!(pod, %error, "a command cannot be run");
+            short(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
 }
 
 fn short(status: StatusCode) -> Response<Body> {
