@@ -11,6 +11,9 @@ mod upgrade;
 use std::time::Duration;
 
 use fleet::{Fleet, PATIENCE};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, PostParams};
+use serde_json::json;
 use tokio::time::Instant;
 
 /// The lease of a controller that always runs.
@@ -35,6 +38,25 @@ async fn any_replica_accepts_any_token_and_shows_what_any_other_wrote() {
             .unwrap_or_else(|| panic!("{name} is not at {reader_at}"));
         }
     }
+}
+
+/// A client need not wait until its next request, which another replica answers, finds the namespace that it has just made.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_in_a_new_namespace_can_be_made_at_any_replica_at_once() {
+    let fleet = Fleet::start_with(3, &["--role", "api"]);
+    let clients: Vec<kube::Client> = fleet.servers.iter().map(|server| fleet.client_of(0, server)).collect();
+    let map: ConfigMap = serde_json::from_value(json!({ "metadata": { "name": "first" } })).unwrap();
+    for round in 0..30 {
+        let name = format!("new-{round}");
+        let new = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+        let (one, other) = (&clients[round % 3], &clients[(round + 1 + round / 15) % 3]);
+        Api::<Namespace>::all(one.clone()).create(&PostParams::default(), &new).await.unwrap();
+        let made = Api::<ConfigMap>::namespaced(other.clone(), &name).create(&PostParams::default(), &map).await;
+        made.unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+    let nowhere =
+        Api::<ConfigMap>::namespaced(clients[1].clone(), "nowhere").create(&PostParams::default(), &map).await;
+    assert!(matches!(nowhere, Err(kube::Error::Api(status)) if status.code == 404));
 }
 
 #[tokio::test(flavor = "multi_thread")]

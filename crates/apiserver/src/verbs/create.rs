@@ -213,9 +213,15 @@ pub(super) async fn place(call: &Call<'_>, name: &str) -> ApiResult<Option<Requi
         return Ok(None);
     };
     let about = About { kind: &namespaces.kind, name: namespace };
-    let found = server.store().get(&namespaces.key("", namespace)).await;
-    let found =
-        found.map_err(|error| ApiError::from_store(&error, about))?.ok_or_else(|| ApiError::not_found(about))?;
+    let (store, key, failed) =
+        (server.store(), namespaces.key("", namespace), |error| ApiError::from_store(&error, about));
+    let mut found = store.get(&key).await.map_err(failed)?;
+    if found.is_none() {
+        // It may have been made at another replica a moment ago.
+        store.reach(Revision(u64::MAX)).await.map_err(failed)?;
+        found = store.get(&key).await.map_err(failed)?;
+    }
+    let found = found.ok_or_else(|| ApiError::not_found(about))?;
     if object::is_terminating(&found) {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         return Err(ApiError::forbidden(About { kind, name }, &why).with_cause(
