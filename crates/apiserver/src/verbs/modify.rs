@@ -54,11 +54,13 @@ pub(crate) async fn modify(
     let about = call.about(call.name());
     let key = call.entry.key(call.namespace(), call.name());
     for race in 0.. {
+        // Before the object is read: what another replica has shown may arrive in between.
+        let seen = call.server.store().revision();
         let found = call.server.store().get(&key).await.map_err(|error| ApiError::from_store(&error, about))?;
         let current = found.ok_or_else(|| ApiError::not_found(about))?;
         let old = habits::opened(call.server, call.entry, object::parse(&current)?)?;
         let mut made = make(&habits::visible(call.entry, &old))?;
-        if race < MAX_RACES && is_ahead(call, &made).await? {
+        if race < MAX_RACES && is_ahead(call, &made, seen).await? {
             continue;
         }
         identify(call, change, &mut made, &old)?;
@@ -93,11 +95,10 @@ pub(crate) async fn modify(
     Err(ApiError::modified(about))
 }
 
-/// Whether it was made from what another replica showed, and this one holds it only by now.
-async fn is_ahead(call: &Call<'_>, made: &Value) -> ApiResult<bool> {
+/// Whether it was made from what another replica showed, of which this one had only seen so much, and holds more by now.
+async fn is_ahead(call: &Call<'_>, made: &Value, seen: Revision) -> ApiResult<bool> {
     let from = object::text(made, "resourceVersion").parse().map_or(Revision(0), Revision);
-    let before = call.server.store().revision();
-    Ok(from > before && list::reach(call, from).await? > before)
+    Ok(from > seen && list::reach(call, from).await? > seen)
 }
 
 /// Type, namespace, name, uid and resourceVersion of the new state must be those of the object.

@@ -20,6 +20,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const LEAST: u64 = 500;
 /// Messages that one statement frees.
 const BUDGET: i32 = 500;
+const COMPACT: &str = "SELECT mainstay.compact_1()";
+const FREE_MESSAGES: &str = "SELECT mainstay.free_messages_1($1, $2)";
 /// Statements between two pauses.
 const STRIDE: u32 = 1_000;
 
@@ -64,20 +66,22 @@ pub(super) async fn raise_floor(shared: &Shared, floor: Revision) -> Result<(), 
     Ok(())
 }
 
-/// Everything that can be freed now.
+/// Everything that can be freed now. What one chore cannot get at, such as a history that somebody dumps, keeps no other.
 pub(super) async fn free(shared: &Shared) -> Result<(), StoreError> {
     let window = i64::try_from(shared.options.id_window).unwrap_or(i64::MAX);
-    for sql in ["SELECT mainstay.compact_1()", "SELECT mainstay.free_messages_1($1, $2)"] {
-        if sql.contains("compact") && !Guard::Compaction.holds() {
-            continue;
-        }
-        for _ in 0..STRIDE {
-            let parameters: Parameters<'_> = if sql.contains('$') { &[&BUDGET, &window] } else { &[] };
-            let rows = shared.readers.query(sql, parameters).await?;
-            if !rows.first().is_some_and(|row| row.get(0)) || shared.tasks.stopping().is_cancelled() {
-                break;
-            }
+    let compacted = if Guard::Compaction.holds() { repeat(shared, COMPACT, &[]).await } else { Ok(()) };
+    let freed = repeat(shared, FREE_MESSAGES, &[&BUDGET, &window]).await;
+    let purged = shared.readers.query("SELECT mainstay.purge_1()", &[]).await.map(drop);
+    compacted.and(freed).and(purged)
+}
+
+/// As often as there is something left to do.
+async fn repeat(shared: &Shared, sql: &'static str, parameters: Parameters<'_>) -> Result<(), StoreError> {
+    for _ in 0..STRIDE {
+        let rows = shared.readers.query(sql, parameters).await?;
+        if !rows.first().is_some_and(|row| row.get(0)) || shared.tasks.stopping().is_cancelled() {
+            break;
         }
     }
-    shared.readers.query("SELECT mainstay.purge_1()", &[]).await.map(drop)
+    Ok(())
 }

@@ -68,6 +68,11 @@ impl Stored {
     }
 }
 
+/// Behind a pooler a holder has none that is known: only its silence tells of its end.
+fn has_session(row: &tokio_postgres::Row) -> bool {
+    row.get::<_, Option<i32>>("backend").is_some()
+}
+
 impl Table for Stored {
     fn sit(&mut self) -> Word<'_, bool> {
         self.lock().boxed()
@@ -82,7 +87,7 @@ impl Table for Stored {
                 term: row.get("term"),
                 renewed: row.get("renewed"),
                 gone: row.get::<_, &str>("holder").is_empty()
-                    || (self.backend().is_some() && !row.get::<_, bool>("alive")),
+                    || (self.backend().is_some() && has_session(row) && !row.get::<_, bool>("alive")),
             };
             if let Some(own) = self.backend() {
                 let others = rows.iter().filter(|row| row.get("alive")).filter_map(|row| row.get("backend"));

@@ -332,10 +332,12 @@ fn met_a_change(failure: &Failure) -> bool {
     )
 }
 
-/// A server that shuts down, or a connection that ends, answers nothing of what it was asked.
+/// A server that shuts down, or a connection that ends, answers nothing of what it was asked; a pooler says so of the connection
+/// behind it (class 08).
 pub(super) fn failure(error: tokio_postgres::Error) -> Failure {
+    let is_lost = |code: &SqlState| ["57P0", "08", "40003"].iter().any(|lost| code.code().starts_with(lost));
     match error.code() {
-        Some(code) if !code.code().starts_with("57P0") => Failure::Refused(Arc::new(error)),
+        Some(code) if !is_lost(code) => Failure::Refused(Arc::new(error)),
         Some(_) => Failure::Unknown(Arc::new(error)),
         None if error.is_closed()
             || std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>) =>

@@ -14,7 +14,8 @@ DECLARE
     v_part text;
 BEGIN
     -- What is not current nobody can ask for: it was before the epoch.
-    DELETE FROM kept k WHERE NOT EXISTS (SELECT FROM objects o WHERE o.revision = k.revision);
+    DELETE FROM kept k WHERE NOT EXISTS (SELECT FROM objects o WHERE o.resource = k.resource AND o.namespace = k.namespace
+        AND o.name = k.name AND o.revision = k.revision);
     INSERT INTO kept SELECT h.* FROM objects o JOIN history h ON h.revision = o.revision;
     FOR v_part IN SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'mainstay.history'::regclass LOOP
         EXECUTE 'DROP TABLE ' || v_part;
