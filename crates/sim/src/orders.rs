@@ -31,14 +31,9 @@ pub(crate) fn value(object: &Object) -> String {
 pub(crate) fn order(number: u64) -> Write {
     let name = format!("paint-{number}");
     let queued = Queued {
-        lane: if number.is_multiple_of(2) { "left" } else { "right" }.into(),
-        handler: HANDLER.into(),
-        priority: 0,
-        run_at_ms: 0,
         concurrency_key: number.is_multiple_of(5).then(|| "k".into()),
-        cancelled: false,
-        replays: 0,
         created_ms: 1,
+        ..Queued::new(if number.is_multiple_of(2) { "left" } else { "right" }, HANDLER)
     };
     let draft = Draft { queued: Some(Arc::new(queued)), ..draft(&name, "open") };
     Write::Create { key: key(number), draft, requires: None }

@@ -72,6 +72,22 @@ pub struct Queued {
     pub created_ms: i64,
 }
 
+impl Queued {
+    /// For this lane and handler: due at once, beside any other, of the lowest priority, created at the epoch.
+    pub fn new(lane: impl Into<Arc<str>>, handler: impl Into<Arc<str>>) -> Self {
+        Self {
+            lane: lane.into(),
+            handler: handler.into(),
+            priority: 0,
+            run_at_ms: 0,
+            concurrency_key: None,
+            cancelled: false,
+            replays: 0,
+            created_ms: 0,
+        }
+    }
+}
+
 /// One try of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt {
@@ -280,6 +296,16 @@ pub enum Settlement {
         /// Why.
         note: Note,
     },
+}
+
+impl Settlement {
+    /// Bytes of the object that it writes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::End { write, .. } => write.draft().len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Figures of the queue, for `/metrics` and `mainstay status`.

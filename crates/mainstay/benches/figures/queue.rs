@@ -99,18 +99,7 @@ async fn backlog(plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn content(number: usize, queued: bool) -> Draft {
-    let queued = queued.then(|| {
-        Arc::new(Queued {
-            lane: "bench".into(),
-            handler: "noop".into(),
-            priority: 0,
-            run_at_ms: 0,
-            concurrency_key: None,
-            cancelled: false,
-            replays: 0,
-            created_ms: 0,
-        })
-    });
+    let queued = queued.then(|| Arc::new(Queued::new("bench", "noop")));
     Draft {
         head: format!("{{\"payload\":\"{}\",\"metadata\":{{\"resourceVersion\":\"", "x".repeat(BYTES)).into(),
         tail: "\"}}".into(),

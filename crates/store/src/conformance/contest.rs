@@ -99,14 +99,9 @@ async fn creator(store: &dyn Store, mut dice: Dice, task: u64, round: &Round) ->
         let keyed = dice.roll(3) == 0;
         let uid: Arc<str> = format!("{task}-{turn}{}", if keyed { "-keyed" } else { "" }).into();
         let queued = Queued {
-            lane: if dice.roll(2) == 0 { "left" } else { "right" }.into(),
-            handler: "noop".into(),
-            priority: 0,
-            run_at_ms: 0,
             concurrency_key: keyed.then(|| "k".into()),
-            cancelled: false,
-            replays: 0,
             created_ms: 1,
+            ..Queued::new(if dice.roll(2) == 0 { "left" } else { "right" }, "noop")
         };
         // The key is one's own in each lane; held is told by both.
         let queued = Queued { lane: if keyed { "left".into() } else { queued.lane }, ..queued };

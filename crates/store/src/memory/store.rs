@@ -261,10 +261,7 @@ impl Queue for MemoryStore {
         attempt: &Attempt,
         settlement: Settlement,
     ) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
-        let size = match &settlement {
-            Settlement::End { write, .. } => write.draft().len(),
-            _ => 0,
-        };
+        let size = settlement.size();
         let done = self.submit(Ask::Settle { attempt: attempt.clone(), settlement }, size);
         async move {
             match done.await? {

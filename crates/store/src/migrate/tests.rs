@@ -57,16 +57,7 @@ pub(super) fn create(namespace: &str, name: &str) -> Write {
 }
 
 fn queued(lane: &str) -> Queued {
-    Queued {
-        lane: lane.into(),
-        handler: "noop".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: None,
-        cancelled: false,
-        replays: 0,
-        created_ms: 5,
-    }
+    Queued { created_ms: 5, ..Queued::new(lane, "noop") }
 }
 
 async fn enqueue(store: &dyn Store, name: &str, queued: Queued) {

@@ -217,10 +217,7 @@ impl Queue for PostgresStore {
         attempt: &Attempt,
         settlement: Settlement,
     ) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
-        let size = match &settlement {
-            Settlement::End { write, .. } => write.draft().len(),
-            _ => 0,
-        };
+        let size = settlement.size();
         let ask = at_most(size, MAX_OBJECT).and_then(|()| self.ask(attempt, settlement));
         let done = match ask {
             Ok(ask) => self.submit(ask, size, None),

@@ -225,16 +225,8 @@ async fn leases_spread_over_the_replicas() {
 
 /// A new operation of this uid, which is its name, too; due at once.
 fn order(uid: &str, concurrency_key: Option<&str>) -> Write {
-    let queued = Queued {
-        lane: "lane".into(),
-        handler: "noop".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: concurrency_key.map(Into::into),
-        cancelled: false,
-        replays: 0,
-        created_ms: 1,
-    };
+    let queued =
+        Queued { concurrency_key: concurrency_key.map(Into::into), created_ms: 1, ..Queued::new("lane", "noop") };
     let meta = Arc::new(Meta { uid: uid.into(), ..Meta::default() });
     let draft = Draft { head: "{\"r\":\"".into(), tail: "\"}".into(), meta, queued: Some(Arc::new(queued)) };
     Write::Create { key: Key::new(OPERATIONS, "a", uid), draft, requires: None }

@@ -117,9 +117,10 @@ impl Queue for SqliteStore {
         settlement: Settlement,
     ) -> BoxFuture<'_, Result<Option<Arc<Object>>, StoreError>> {
         let attempt = attempt.clone();
-        let (size, meta) = match &settlement {
-            Settlement::End { write, .. } => (write.draft().len(), serde_json::to_string(&write.draft().meta)),
-            _ => (0, Ok(String::new())),
+        let size = settlement.size();
+        let meta = match &settlement {
+            Settlement::End { write, .. } => serde_json::to_string(&write.draft().meta),
+            _ => Ok(String::new()),
         };
         match (at_most(size, MAX_OBJECT), meta) {
             (Ok(()), Ok(meta)) => self.submit(size, move |turn| turn.settle(&attempt, settlement, &meta)),

@@ -44,16 +44,7 @@ fn read(cluster: &Cluster, database: &Database) -> BTreeMap<String, Read> {
 }
 
 fn operation(name: &str) -> Write {
-    let queued = Queued {
-        lane: format!("lane{}", name.len() % 3).into(),
-        handler: "noop".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: None,
-        cancelled: false,
-        replays: 0,
-        created_ms: 5,
-    };
+    let queued = Queued { created_ms: 5, ..Queued::new(format!("lane{}", name.len() % 3), "noop") };
     let meta = Arc::new(Meta { uid: name.into(), ..Meta::default() });
     let draft = Draft { head: "{\"revision\":\"".into(), tail: "\"}".into(), meta, queued: Some(Arc::new(queued)) };
     Write::Create { key: Key::new(OPERATIONS, "a", name), draft, requires: None }

@@ -19,16 +19,7 @@ pub(crate) fn key(name: &str) -> Key {
 
 /// What the queue is told of an operation in lane `lane`, due at once.
 pub(crate) fn queued() -> Queued {
-    Queued {
-        lane: "lane".into(),
-        handler: "noop".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: None,
-        cancelled: false,
-        replays: 0,
-        created_ms: 5,
-    }
+    Queued { created_ms: 5, ..Queued::new("lane", "noop") }
 }
 
 /// An operation's content; its uid is its name.

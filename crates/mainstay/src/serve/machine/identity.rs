@@ -44,6 +44,16 @@ pub(super) struct Kept {
     pub(super) until: Timestamp,
 }
 
+impl Kept {
+    /// The authorities that the server is believed by.
+    ///
+    /// # Errors
+    /// When what is kept is not PEM.
+    pub(super) fn authorities(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        Ok(CertificateDer::pem_slice_iter(self.authority.as_bytes()).collect::<Result<_, _>>()?)
+    }
+}
+
 /// Keeps a second agent out of the directory for as long as it lives.
 pub(super) type Held = Arc<File>;
 
@@ -150,8 +160,8 @@ impl Identity {
 
 fn verifier(kept: &Kept) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
     let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(kept.authority.as_bytes()) {
-        roots.add(authority?)?;
+    for authority in kept.authorities()? {
+        roots.add(authority)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?)

@@ -42,7 +42,7 @@ pub(super) async fn join(uri: &Uri, name: &str, token: &JoinToken) -> anyhow::Re
     config.headers.push((http::header::AUTHORIZATION, bearer));
     let client = remote_over(tls, &config, ASK)?;
     let kept = ask(&client, Some(name)).await?;
-    if !authorities(&kept)?.iter().any(|authority| sha256(authority) == token.authority) {
+    if !kept.authorities()?.iter().any(|authority| sha256(authority) == token.authority) {
         bail!("the server's answer names another authority than the token does");
     }
     Ok(kept)
@@ -80,11 +80,6 @@ pub(super) async fn news(client: &kube::Client) -> Result<Option<News>, CallErro
         Err(error) if error.status() == Some(400) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn authorities(kept: &Kept) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    use rustls::pki_types::pem::PemObject as _;
-    Ok(CertificateDer::pem_slice_iter(kept.authority.as_bytes()).collect::<Result<_, _>>()?)
 }
 
 #[derive(Deserialize)]

@@ -17,16 +17,7 @@ use crate::{RunRow, Store as _};
 fn operation(name: &str, key: Option<&str>) -> Write {
     let fields = vec![("status.phase".into(), "Pending".into())];
     let meta = Arc::new(Meta { uid: format!("uid-{name}").into(), fields, ..Meta::default() });
-    let queued = Queued {
-        lane: "lane".into(),
-        handler: "noop".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: key.map(Arc::from),
-        cancelled: false,
-        replays: 0,
-        created_ms: 1,
-    };
+    let queued = Queued { concurrency_key: key.map(Arc::from), created_ms: 1, ..Queued::new("lane", "noop") };
     let head = "{\"metadata\":{\"resourceVersion\":\"";
     let draft = Draft { head: head.into(), tail: "\"}}".into(), meta, queued: Some(Arc::new(queued)) };
     Write::Create { key: Key::new(OPERATIONS, "a", name), draft, requires: None }

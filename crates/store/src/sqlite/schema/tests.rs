@@ -61,16 +61,7 @@ async fn a_directory_of_the_second_version_has_a_queue_and_keeps_operations_that
     let claim = || Claim { limit: 9, per_lane: 9, lease: Duration::from_secs(9), now_ms: 0 };
     assert!(store.claim(claim()).await.unwrap().claimed.is_empty());
     // One that is told of is in the queue from then on.
-    let queued = Queued {
-        lane: "a".into(),
-        handler: "h".into(),
-        priority: 0,
-        run_at_ms: 0,
-        concurrency_key: None,
-        cancelled: false,
-        replays: 0,
-        created_ms: 0,
-    };
+    let queued = Queued::new("a", "h");
     let (head, tail) = ("{\"revision\":\"".into(), "\"}".into());
     let draft = Draft { head, tail, meta: Arc::clone(&old.meta), queued: Some(Arc::new(queued)) };
     store.write(Write::Update { key: old.key.clone(), draft, expected: old.revision }).await.unwrap();
