@@ -15,6 +15,7 @@ pub mod node;
 pub mod operation;
 pub mod phase;
 pub mod pod;
+pub mod presence;
 pub mod project;
 pub mod quantity;
 pub mod schema;

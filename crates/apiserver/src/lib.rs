@@ -37,6 +37,7 @@ mod object;
 pub mod openapi;
 pub mod operation;
 pub mod overview;
+pub mod presence;
 mod quota;
 pub mod rbac;
 mod request;

@@ -34,6 +34,8 @@ pub struct Office {
     pub leases: Arc<dyn Leases>,
     /// How they reach the API.
     pub clients: Clients,
+    /// Whether this process serves the API itself: then it is there for whoever is to be heard.
+    pub serves: bool,
 }
 
 impl std::fmt::Debug for Office {

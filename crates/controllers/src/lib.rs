@@ -36,7 +36,7 @@ pub use reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
 pub fn start(office: &Office, registry: &Arc<Registry>) -> Vec<(&'static str, Arc<Metrics>)> {
     let (kinds, named) = (Arc::clone(registry), Arc::clone(registry));
     let clock = || office.clock.clone();
-    let (of_sessions, of_nodes, of_events, of_tokens) = (clock(), clock(), clock(), clock());
+    let (of_sessions, of_events, of_tokens, serves) = (clock(), clock(), clock(), office.serves);
     vec![
         lead(office, garbage::NAME, "garbage-collector", move |around, client, metrics| {
             garbage::Collector::new(client, &kinds, metrics).start(around);
@@ -45,7 +45,9 @@ pub fn start(office: &Office, registry: &Arc<Registry>) -> Vec<(&'static str, Ar
         run(office, "session-controller", pod::driver),
         run(office, "project-controller", project::driver),
         run(office, "namespace-controller", move |client| namespace::driver(client, &named)),
-        run(office, "node-controller", move |client| node::driver(client, &of_nodes)),
+        lead(office, node::NodeReconciler::NAME, "node-controller", move |around, client, metrics| {
+            node::driver(client, around, serves).counting(metrics).start(around);
+        }),
         run(office, "node-controller", binding::driver),
         run(office, "event-controller", move |client| event::driver(client, &of_events)),
         run(office, "token-controller", move |client| token::driver(client, &of_tokens)),

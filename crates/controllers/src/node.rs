@@ -2,13 +2,15 @@
 //!
 //! An agent renews its lease. It is judged by how long *we* have seen the lease unchanged, not by anybody's wall clock.
 //! First the Node is said to be not ready; its Pods are lost only when the lease is over, and some time after that write
-//! went through: while nothing can be written (a full disk, say) no agent could renew, and none is given up for it.
+//! went through: while nothing can be written (a full disk, say) no agent could renew, and none is given up for it. Silence
+//! counts only while the API is served ([`serving`]): once it is served again, agents get all that time anew to come back.
 //!
 //! Invariants:
 //! - A lost Pod is reported, and never started anywhere again: its node may still run it. It stays held by the node's
 //!   finalizer until the node comes back and has ended it, or somebody deletes the Node, which says that it is gone for good.
 //! - A Node that is deleted goes only when none of its Pods is held by it any more.
 
+mod serving;
 mod watchful;
 
 use std::time::Duration;
@@ -19,13 +21,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use mainstay_api::names::{NODE_FINALIZER, NODE_LEASES, NODE_LOST, NODE_PODS_FINALIZER};
 use mainstay_api::node::LEASE_SECONDS;
-use mainstay_runtime::{Clock, Failure, Timestamp};
+use mainstay_runtime::{Failure, Timestamp};
 use serde_json::json;
 
-use crate::driver::{Driver, Key, Targets};
+use crate::driver::{Driver, Key, Surroundings, Targets};
 use crate::objects::Objects;
 use crate::placing::is_ready;
 use crate::reconcile::{Effect, FencingToken, Next, Plan, Reconciler};
+use serving::Serving;
 pub use watchful::Silence;
 use watchful::Watchful;
 
@@ -41,6 +44,7 @@ const RECONSIDERED: Duration = Duration::from_secs(4);
 pub struct NodeReconciler {
     objects: Objects,
     watchful: Watchful,
+    serving: Serving,
 }
 
 /// What was read of a node.
@@ -65,9 +69,12 @@ pub enum Action {
     Forget,
 }
 
-/// A driver of nodes, ready to start.
-pub fn driver(client: Client, clock: &Clock) -> Driver<NodeReconciler> {
-    let reconciler = NodeReconciler { objects: Objects::new(client.clone()), watchful: Watchful::new(clock.clone()) };
+/// A driver of nodes for one term, ready to start. Where its process does not serve the API itself (`serves`), it watches
+/// those that do from now on.
+pub fn driver(client: Client, around: &Surroundings, serves: bool) -> Driver<NodeReconciler> {
+    let clock = around.clock.clone();
+    let serving = if serves { Serving::Here } else { Serving::elsewhere(client.clone(), clock.clone(), &around.tasks) };
+    let reconciler = NodeReconciler { objects: Objects::new(client.clone()), watchful: Watchful::new(clock), serving };
     Driver::new(reconciler, client).related::<Lease>(node_of)
 }
 
@@ -87,7 +94,7 @@ fn is_finished(pod: &Pod) -> bool {
 }
 
 fn is_lost(silence: Silence) -> bool {
-    silence.of_agent >= LOST && silence.known >= RECONSIDERED
+    silence.counted >= LOST && silence.known >= RECONSIDERED
 }
 
 impl Reconciler for NodeReconciler {
@@ -101,7 +108,7 @@ impl Reconciler for NodeReconciler {
         let name = node.metadata.name.clone().unwrap_or_default();
         let key = Key { namespace: Some(NODE_LEASES.to_owned()), name: name.clone() };
         let lease = self.objects.get::<Lease>(&key).await?;
-        let silence = self.watchful.look(&name, lease.as_ref(), is_ready(node));
+        let silence = self.watchful.look(&name, lease.as_ref(), is_ready(node), self.serving.span());
         let mut observed = Observed { silence, pods: Vec::new() };
         if node.metadata.deletion_timestamp.is_some() || is_lost(silence) {
             observed.pods = self.objects.select::<Pod>(&format!("spec.nodeName={name}")).await?;
@@ -116,15 +123,17 @@ impl Reconciler for NodeReconciler {
             return deleting(node, observed, actions);
         }
         let silence = observed.silence;
-        let ready = silence.of_agent < NOT_READY;
         let said = node.status.iter().flat_map(|status| status.conditions.iter().flatten()).next().is_some();
+        // While its silence says nothing, it is what it was.
+        let uncertain = silence.of_agent >= NOT_READY && silence.counted < NOT_READY;
+        let ready = if uncertain { said && is_ready(node) } else { silence.of_agent < NOT_READY };
         if ready != is_ready(node) || !said {
             actions.insert(0, Action::Say(ready, now));
         }
         let next = match (ready, is_lost(silence)) {
-            (true, _) => Next::After(NOT_READY.saturating_sub(silence.of_agent)),
+            (true, _) => Next::After(NOT_READY.saturating_sub(silence.counted)),
             (false, false) => {
-                let left = LOST.saturating_sub(silence.of_agent).max(RECONSIDERED.saturating_sub(silence.known));
+                let left = LOST.saturating_sub(silence.counted).max(RECONSIDERED.saturating_sub(silence.known));
                 Next::After(left.max(Duration::from_millis(100)))
             }
             // What is given to it by name meanwhile is lost as well.

@@ -7,6 +7,8 @@
 
 #[path = "nodes/authority.rs"]
 mod authority;
+#[path = "nodes/away.rs"]
+mod away;
 #[path = "nodes/cloud.rs"]
 mod cloud;
 #[path = "nodes/exec.rs"]

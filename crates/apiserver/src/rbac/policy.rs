@@ -24,7 +24,7 @@ const WRITE: &str = "create update patch delete deletecollection";
 
 /// Mainstay's controllers: names of service accounts in `mainstay-system`, and of their roles
 /// (`system:controller:NAME`).
-pub const CONTROLLERS: [&str; 7] = [
+pub const CONTROLLERS: [&str; 8] = [
     "session-controller",
     "project-controller",
     "namespace-controller",
@@ -32,6 +32,7 @@ pub const CONTROLLERS: [&str; 7] = [
     "token-controller",
     "event-controller",
     "node-controller",
+    "api-server",
 ];
 
 const VIEW: &[Row] = &[
@@ -139,6 +140,7 @@ pub(super) fn controller_rows(name: &str) -> &'static [Row] {
             ("create delete", "coordination.k8s.io", "leases", ""),
             EVENTS,
         ],
+        "api-server" => &[("list create patch delete", "coordination.k8s.io", "leases", "")],
         _ => &[],
     }
 }

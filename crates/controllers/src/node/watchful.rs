@@ -12,6 +12,8 @@ use mainstay_runtime::Clock;
 pub struct Silence {
     /// Since its lease was seen to change; for ever, when nobody has ever taken it.
     pub of_agent: Duration,
+    /// The end of that during which the API was served, so that its agent could have been heard.
+    pub counted: Duration,
     /// Since it was seen to be called not ready; zero while it is not.
     pub known: Duration,
 }
@@ -44,14 +46,14 @@ impl Watchful {
         }
     }
 
-    /// Looks at a node's lease, and at whether it is said to be ready.
-    pub(super) fn look(&self, node: &str, lease: Option<&Lease>, said_ready: bool) -> Silence {
+    /// Looks at a node's lease, and at whether it is said to be ready; the API was `served` for so long.
+    pub(super) fn look(&self, node: &str, lease: Option<&Lease>, said_ready: bool, served: Duration) -> Silence {
         let now = self.clock.since_boot();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let spec = lease.and_then(|lease| lease.spec.as_ref());
         let Some(renewed) = spec.and_then(|spec| spec.renew_time.as_ref()) else {
             seen.remove(node);
-            return Silence { of_agent: Duration::MAX, known: Duration::ZERO };
+            return Silence { of_agent: Duration::MAX, counted: served, known: Duration::ZERO };
         };
         let renewal = format!("{:?} {:?}", spec.and_then(|spec| spec.lease_transitions), renewed.0);
         let sighting = seen.entry(node.to_owned()).or_insert_with(|| Sighting {
@@ -64,6 +66,7 @@ impl Watchful {
         }
         sighting.unready = if said_ready { None } else { Some(sighting.unready.unwrap_or(now)) };
         let known = sighting.unready.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-        Silence { of_agent: now.saturating_sub(sighting.heard), known }
+        let of_agent = now.saturating_sub(sighting.heard);
+        Silence { of_agent, counted: of_agent.min(served), known }
     }
 }

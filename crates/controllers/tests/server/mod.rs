@@ -111,7 +111,7 @@ impl Server {
             inprocess::leader_client(api.clone(), identity, tasks.clone(), fence)
         };
         let leases = self.store.leases();
-        let office = Office { tasks: self.tasks.clone(), clock, leases, clients: Arc::new(clients) };
+        let office = Office { tasks: self.tasks.clone(), clock, leases, clients: Arc::new(clients), serves: true };
         mainstay_controllers::start(&office, &Arc::new(Registry::standard()));
     }
 

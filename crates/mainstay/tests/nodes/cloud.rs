@@ -13,7 +13,7 @@ use crate::stage::{PROJECT, Stage};
 pub(crate) struct Cloud {
     pub(crate) api: Vec<Stage>,
     pub(crate) workers: Vec<Server>,
-    _database: Database,
+    database: Database,
     _keys: tempfile::TempDir,
 }
 
@@ -37,7 +37,15 @@ impl Cloud {
         for stage in &api {
             stage.until("projects", "web", |project| project["status"]["phase"] == "Active");
         }
-        Self { api, workers, _database: database, _keys: keys }
+        Self { api, workers, database, _keys: keys }
+    }
+
+    /// In which term the node controller is led, and until when it surely was, in the database's milliseconds.
+    pub(crate) fn watched(&self) -> (u64, u64) {
+        let query = "SELECT term, renewed FROM mainstay.leases WHERE name = 'node'";
+        let row = postgres::shared().unwrap().sql(&self.database.name, query).unwrap();
+        let (term, renewed) = row.trim().split_once('|').unwrap();
+        (term.parse().unwrap(), renewed.parse().unwrap())
     }
 
     /// Where all servers of the API are, as a node is told.

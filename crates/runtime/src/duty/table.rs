@@ -5,6 +5,27 @@ use std::time::Duration;
 use super::Place::{EachProcess, Singleton};
 use super::{Duty, Missed, Place, Retry, Schedule};
 
+/// Says that this process serves the API.
+pub const API_LEASE: Duty = Duty {
+    name: "api-lease",
+    schedule: every(Duration::from_secs(2)),
+    jitter: 0.0,
+    timeout: Duration::from_secs(4),
+    place: EachProcess,
+    retry: Retry::NextTick,
+    why: "renews the lease by which other processes see that this one serves the API; it lasts for three passes",
+    ..USUAL
+};
+
+/// Removes leases of servers that are gone.
+pub const API_LEASES: Duty = Duty {
+    name: "api-leases",
+    schedule: every(Duration::from_hours(1)),
+    place: Singleton,
+    why: "removes leases of servers of the API that were not renewed for an hour; one that comes back makes its own anew",
+    ..USUAL
+};
+
 /// Renews the listener's certificate.
 pub const CERTIFICATE: Duty = Duty {
     name: "certificate",
@@ -97,7 +118,9 @@ pub const SESSION_ACTIVITY: Duty = Duty {
 };
 
 /// Every duty there is, in order of names.
-pub const ALL: [&Duty; 9] = [
+pub const ALL: [&Duty; 11] = [
+    &API_LEASE,
+    &API_LEASES,
     &CERTIFICATE,
     &KEYRING,
     &LEFTOVERS,

@@ -169,6 +169,7 @@ async fn controllers_have_the_rights_of_the_table_and_no_other() {
         ("token-controller", token),
         ("event-controller", event),
         ("node-controller", node),
+        ("api-server", &[("coordination.k8s.io:leases", "lcpd")]),
     ] {
         check(&fixture, &Identity::controller(name), &[table], "team/x").await;
     }

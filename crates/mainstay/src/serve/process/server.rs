@@ -14,7 +14,7 @@ use mainstay_apiserver::listener::Listener;
 use mainstay_apiserver::rbac::{self, Authorizer};
 use mainstay_apiserver::tls::Tls;
 use mainstay_apiserver::token::{StoreSubjects, Tokens};
-use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess};
+use mainstay_apiserver::{Access, ApiServer, Config, Identity, Limits, Part, inprocess, presence};
 use mainstay_controllers::Office;
 use mainstay_operations::turns::Turns;
 use mainstay_runtime::duty::Duties;
@@ -195,6 +195,9 @@ pub(crate) async fn records(process: &mut Process) -> anyhow::Result<()> {
     if !recorded {
         room::waited_for(&process.tasks, served.is_shared(), || record(process, &served, &url)).await?;
     }
+    if served.is_shared() {
+        presence::keep(served.server()?, &process.dir());
+    }
     keys::keep_kubeconfig(process, &served.keys, url);
     Ok(())
 }
@@ -234,7 +237,8 @@ pub(crate) async fn controllers(process: &mut Process) -> anyhow::Result<()> {
         inprocess::leader_client(leading.clone(), Identity::controller(name), tasks.clone(), fence)
     };
     let (tasks, clock, leases) = (process.tasks.clone(), process.clock.clone(), served.store.leases());
-    let office = Office { tasks, clock, leases, clients: Arc::new(clients) };
+    let serves = process.role() != Role::Worker;
+    let office = Office { tasks, clock, leases, clients: Arc::new(clients), serves };
     let watching = figures::Controllers(mainstay_controllers::start(&office, &served.registry));
     server.set_figures(Arc::new(watching.clone()));
     if let Some(api) = process.served.as_mut().and_then(|served| served.api.as_mut()) {
