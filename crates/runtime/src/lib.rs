@@ -10,6 +10,7 @@ pub mod clock;
 pub mod duty;
 pub mod failure;
 pub mod fault;
+pub mod file;
 pub mod guard;
 pub mod http_class;
 pub mod lease;

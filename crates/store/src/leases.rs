@@ -65,9 +65,10 @@ pub(crate) trait Table: Send {
     /// All leases, and how many replicas there are.
     fn observe(&self) -> Word<'_, Observed>;
 
-    /// Takes a lease whose newest term is `seen`, or that there is not yet, and ends the session of who had it. Gives the
-    /// new term, above all that there were; nothing when somebody else was first.
-    fn take(&self, name: &'static str, seen: Option<i64>) -> Word<'_, Option<i64>>;
+    /// Takes a lease whose term and time of renewal are still what was seen, or that there is not yet, and ends the session of
+    /// who had it. Gives the new term, above all that there were, when this process has seen whatever was written under
+    /// earlier ones; nothing when somebody else was first, or the holder has renewed it.
+    fn take(&self, name: &'static str, seen: Option<(i64, i64)>) -> Word<'_, Option<i64>>;
 
     /// Renews these leases, in these terms, and gives the names of those that are still held.
     fn renew<'a>(&'a self, names: &'a [&'static str], terms: &'a [i64]) -> Word<'a, Vec<String>>;
@@ -108,7 +109,8 @@ pub(crate) struct Row {
     pub(crate) term: i64,
     /// When it was renewed, by the table's clock, in milliseconds: only that it changes says something.
     pub(crate) renewed: i64,
-    /// It was handed back, or its holder's session is known to be gone.
+    /// It was handed back, or its holder's session is known to be gone, or it is this process's own, to which the answer
+    /// was lost (those that it holds are not asked for).
     pub(crate) gone: bool,
 }
 

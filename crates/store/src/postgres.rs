@@ -31,6 +31,7 @@ mod queue;
 mod replay;
 mod rows;
 mod schema;
+mod seen;
 mod shared;
 mod talk;
 #[cfg(test)]
@@ -63,6 +64,7 @@ use jobs::{Ask, Done, Job, Jobs};
 use link::Link;
 pub use options::{Options, Time};
 pub use schema::Step;
+use seen::Seen;
 use shared::Shared;
 use talk::{Say, Talk};
 
@@ -186,7 +188,8 @@ async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>)
     let steps = schema::steps(options.further.as_ref());
     let knows = schema::version_of(&steps);
     schema::prepare(&link, options.span, &steps).await?;
-    let entered = schema::enter(&link, (&options.replica, knows), None, Revision(0)).await?;
+    let seen = Seen::of(&link, options.seen.clone()).await?;
+    let entered = schema::enter(&link, (&options.replica, knows), None, seen.revision()).await?;
     let (objects, floor) = rows::load(&link).await?;
     let bounds = Bounds {
         ring_changes: options.ring_changes,
@@ -194,16 +197,18 @@ async fn start(options: Options, tasks: Tasks, jobs: Arc<Jobs>, talk: Arc<Talk>)
         watcher_bytes: options.watcher_bytes,
     };
     let hub = Arc::new(Hub::new(bounds, objects, floor));
-    let shared = Arc::new(Shared::new((options, knows), (tasks.clone(), connections), hub, link, entered.term));
-    drop(tasks.spawn("store writer", write(Arc::clone(&shared), jobs)));
-    drop(tasks.spawn("store messages", talk::run(Arc::clone(&shared), talk)));
-    let (table, stopping) = (leases::Stored::new(Arc::clone(&shared)), tasks.stopping());
-    drop(tasks.spawn("store presence", presence::keep(Arc::clone(&shared))));
-    drop(tasks.spawn("store leases", crate::leases::run(table, Arc::clone(&shared.leadership), stopping)));
-    drop(tasks.spawn("store feed", feed::follow(Arc::clone(&shared))));
-    drop(tasks.spawn("store hints", feed::tell(Arc::clone(&shared))));
-    drop(tasks.spawn("store look-out", queue::look_out(Arc::clone(&shared))));
-    drop(tasks.spawn("store chores", chores::run(Arc::clone(&shared))));
+    let shared = Arc::new(Shared::new((options, knows), (tasks, connections), hub, link, (entered.term, seen)));
+    shared.run("store writer", write(Arc::clone(&shared), jobs));
+    shared.run("store messages", talk::run(Arc::clone(&shared), talk));
+    let (table, stopping) = (leases::Stored::new(Arc::clone(&shared)), shared.tasks.stopping());
+    shared.run("store presence", presence::keep(Arc::clone(&shared)));
+    shared.run("store leases", crate::leases::run(table, Arc::clone(&shared.leadership), stopping));
+    shared.run("store feed", feed::follow(Arc::clone(&shared)));
+    shared.run("store hints", feed::tell(Arc::clone(&shared)));
+    if matches!(shared.options.time, Time::Database) {
+        shared.run("store look-out", queue::look_out(Arc::clone(&shared)));
+    }
+    shared.run("store chores", chores::run(Arc::clone(&shared)));
     Ok(shared)
 }
 
@@ -223,7 +228,7 @@ impl Store for PostgresStore {
             return std::future::ready(self.shared.health.open().map(|()| self.shared.hub.get(key))).boxed();
         }
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
-        self.on_store(async move { rows::current(&shared.readers, &shared.hub, &key).await })
+        self.on_store(async move { rows::current(&shared, &key).await })
     }
 
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListPage, StoreError>> {
@@ -234,7 +239,7 @@ impl Store for PostgresStore {
             Ok(None) => self.on_store(async move {
                 match query.at {
                     Some(at) => rows::snapshot(&shared.readers, &query, at).await,
-                    None => rows::newest((&shared.readers, &shared.hub), &query).await,
+                    None => rows::newest(&shared, &query).await,
                 }
             }),
             Err(error) => refuse(error),
@@ -349,6 +354,8 @@ impl Store for PostgresStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        // First, so that no task that ends is taken for one that failed.
+        self.shared.tasks.stop();
         self.jobs.close();
         self.talk.close();
         let shared = Arc::clone(&self.shared);
@@ -361,6 +368,7 @@ impl Store for PostgresStore {
                     tracing::warn!(%unfinished, "the store is closed before everything has ended");
                 }
                 shared.connections.shutdown(LAST).await.ok();
+                tokio::task::block_in_place(|| shared.seen.keep(shared.hub.published()));
                 shared.health.close();
                 shared.hub.close();
             })
@@ -376,9 +384,9 @@ impl Store for PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
+        self.shared.tasks.stop();
         self.jobs.close();
         self.talk.close();
-        self.shared.tasks.stop();
         self.shared.health.close();
         self.shared.hub.close();
         if let Some(runtime) = self.runtime.take() {

@@ -64,29 +64,9 @@ fn read_with(path: &Path, flags: OFlags, may_be_roots: bool) -> Result<Option<Ze
     Ok(Some(content))
 }
 
-/// Writes a private file durably: a temporary file, fsync, rename, fsync of the directory.
+/// Writes a private file durably.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), KeysError> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(KeysError::unsafe_file(path, "it has no directory"));
-    };
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(".new");
-    let temporary = dir.join(temporary);
-    replace(&temporary, path, dir, content).map_err(|error| KeysError::io("write", path, error))
-}
-
-fn replace(temporary: &Path, path: &Path, dir: &Path, content: &[u8]) -> io::Result<()> {
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
-    File::open(dir)?.sync_all()
+    mainstay_runtime::file::replace(path, content).map_err(|error| KeysError::io("write", path, error))
 }
 
 /// Gives a file another's name, durably. Where that is not possible the file serves where it is.

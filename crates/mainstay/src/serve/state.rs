@@ -63,7 +63,8 @@ fn open(dir: &Path, database: Option<&Address>, further: Option<postgres::Step>)
         state.display()
     );
     let replica = replica(dir).with_context(|| format!("name the replica of {}", dir.display()))?;
-    let options = postgres::Options { further, ..postgres::Options::new(address.clone(), replica.as_str()) };
+    let seen = Some(dir.join("seen.json"));
+    let options = postgres::Options { seen, further, ..postgres::Options::new(address.clone(), replica.as_str()) };
     let store = PostgresStore::open(options).with_context(|| format!("open the database {address}"))?;
     tracing::info!(%replica, database = %address, "state is shared");
     Ok((store, Some(Arc::new(held))))

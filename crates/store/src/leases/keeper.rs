@@ -169,7 +169,7 @@ impl<T: Table> Keeper<T> {
         for name in wanted {
             let row = rows.iter().find(|row| row.name == name);
             if self.is_to_be_taken((name, share), row, now) {
-                self.take(name, row.map(|row| row.term)).await?;
+                self.take(name, row.map(|row| (row.term, row.renewed))).await?;
             }
         }
         if !is_balanced {
@@ -204,13 +204,13 @@ impl<T: Table> Keeper<T> {
         lease.left.is_none_or(|until| until <= now) && now.duration_since(since) >= courtesy(held, share)
     }
 
-    async fn take(&mut self, name: &'static str, seen: Option<i64>) -> Result<(), StoreError> {
+    async fn take(&mut self, name: &'static str, seen: Option<(i64, i64)>) -> Result<(), StoreError> {
         let sent = Instant::now();
         let Some(term) = self.table.take(name, seen).await? else { return Ok(()) };
         let mut leases = lock(&self.leadership.leases);
         let Some(lease) = leases.get_mut(name) else { return Ok(()) };
         lease.free = None;
-        if lease.left.take().is_some() && seen == Some(lease.term.cast_signed()) {
+        if lease.left.take().is_some() && seen.is_some_and(|(term, _)| term == lease.term.cast_signed()) {
             self.spurned = Some(sent);
         }
         {

@@ -56,12 +56,12 @@ impl Leases {
     }
 
     /// `moving`: what all show as the time of their renewal, where they are not seen to be still.
-    fn observe(&self, moving: Option<u64>) -> Observed {
+    fn observe(&self, replica: &Arc<str>, moving: Option<u64>) -> Observed {
         let row = |(name, lease): (&String, &Lease)| Row {
             name: name.clone(),
             term: lease.term.cast_signed(),
             renewed: moving.unwrap_or(lease.renewed_ms).cast_signed(),
-            gone: lease.holder.is_empty() || !self.sessions.contains_key(&lease.session),
+            gone: lease.holder.is_empty() || lease.holder == *replica || !self.sessions.contains_key(&lease.session),
         };
         Observed { leases: self.rows.iter().map(row).collect(), replicas: self.sessions.len() }
     }
@@ -86,12 +86,15 @@ impl Leases {
 }
 
 impl State {
-    fn take(&mut self, name: &str, seen: Option<u64>, (holder, session): (&Arc<str>, u64)) -> Option<u64> {
+    fn take(&mut self, name: &str, seen: Option<(u64, u64)>, (holder, session): (&Arc<str>, u64)) -> Option<u64> {
         let earlier = self.leases.rows.get(name);
-        let before = earlier.map(|lease| (lease.term, lease.session, lease.holder.is_empty()));
-        if before.is_some_and(|(term, ..)| Some(term) != seen) {
+        let is_as_seen = |lease: &Lease| {
+            seen.is_some_and(|(term, at)| lease.term == term && (lease.renewed_ms == at || !self.checks.still))
+        };
+        if earlier.is_some_and(|lease| !is_as_seen(lease)) {
             return None;
         }
+        let before = earlier.map(|lease| (lease.term, lease.session, lease.holder.is_empty()));
         let term = match before {
             Some((term, ..)) if !self.checks.term => term,
             _ => self.raise(TERMS).max(before.map_or(0, |(term, ..)| term) + 1),
@@ -146,15 +149,22 @@ impl Table for Stored {
     }
 
     fn observe(&self) -> leases::Word<'_, Observed> {
-        let observe = |state: &mut State, _| state.leases.observe((!state.checks.still).then_some(state.now_ms));
+        let replica = Arc::clone(&self.replica.name);
+        let observe =
+            move |state: &mut State, _| state.leases.observe(&replica, (!state.checks.still).then_some(state.now_ms));
         async move { Ok(self.word(observe).await?) }.boxed()
     }
 
-    fn take(&self, name: &'static str, seen: Option<i64>) -> leases::Word<'_, Option<i64>> {
-        let (holder, seen) = (Arc::clone(&self.replica.name), seen.map(i64::cast_unsigned));
+    fn take(&self, name: &'static str, seen: Option<(i64, i64)>) -> leases::Word<'_, Option<i64>> {
+        let holder = Arc::clone(&self.replica.name);
+        let seen = seen.map(|(term, renewed)| (term.cast_unsigned(), renewed.cast_unsigned()));
         async move {
-            let taken = self.word(move |state, session| state.take(name, seen, (&holder, session))).await?;
-            Ok(taken.map(u64::cast_signed))
+            let take = move |state: &mut State, session| {
+                state.take(name, seen, (&holder, session)).map(|term| (term, state.log.newest()))
+            };
+            let Some((term, newest)) = self.word(take).await? else { return Ok(None) };
+            self.replica.catch_up(Some(newest)).await?;
+            Ok(Some(term.cast_signed()))
         }
         .boxed()
     }

@@ -1,4 +1,4 @@
-//! Frees space: history that nobody can ask for any more, messages of trimmed or dropped sessions, old batches.
+//! Makes room, and frees space: partitions of the history that are needed soon, and history that nobody can ask for any more, messages of trimmed or dropped sessions, old batches.
 //!
 //! Each replica does it, in small statements; the database lets one of them at a time.
 
@@ -21,6 +21,7 @@ const LEAST: u64 = 500;
 /// Messages that one statement frees.
 const BUDGET: i32 = 500;
 const COMPACT: &str = "SELECT mainstay.compact_1()";
+const MAKE_ROOM: &str = "SELECT mainstay.make_room_1()";
 const FREE_MESSAGES: &str = "SELECT mainstay.free_messages_1($1, $2)";
 /// Statements between two pauses.
 const STRIDE: u32 = 1_000;
@@ -59,7 +60,7 @@ pub(super) async fn raise_floor(shared: &Shared, floor: Revision) -> Result<(), 
         return Err(StoreError::Future { asked: floor, current });
     }
     if floor > shared.hub.floor() {
-        let rows = shared.readers.query("SELECT mainstay.raise_floor_1($1)", &[&floor.0.cast_signed()]).await?;
+        let rows = shared.chores.query("SELECT mainstay.raise_floor_1($1)", &[&floor.0.cast_signed()]).await?;
         let floor = rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned();
         shared.hub.raise_floor(Revision(floor));
     }
@@ -69,16 +70,17 @@ pub(super) async fn raise_floor(shared: &Shared, floor: Revision) -> Result<(), 
 /// Everything that can be freed now. What one chore cannot get at, such as a history that somebody dumps, keeps no other.
 pub(super) async fn free(shared: &Shared) -> Result<(), StoreError> {
     let window = i64::try_from(shared.options.id_window).unwrap_or(i64::MAX);
+    let room = shared.chores.query(MAKE_ROOM, &[]).await.map(drop);
     let compacted = if Guard::Compaction.holds() { repeat(shared, COMPACT, &[]).await } else { Ok(()) };
     let freed = repeat(shared, FREE_MESSAGES, &[&BUDGET, &window]).await;
-    let purged = shared.readers.query("SELECT mainstay.purge_1()", &[]).await.map(drop);
-    compacted.and(freed).and(purged)
+    let purged = shared.chores.query("SELECT mainstay.purge_1()", &[]).await.map(drop);
+    room.and(compacted).and(freed).and(purged)
 }
 
 /// As often as there is something left to do.
 async fn repeat(shared: &Shared, sql: &'static str, parameters: Parameters<'_>) -> Result<(), StoreError> {
     for _ in 0..STRIDE {
-        let rows = shared.readers.query(sql, parameters).await?;
+        let rows = shared.chores.query(sql, parameters).await?;
         if !rows.first().is_some_and(|row| row.get(0)) || shared.tasks.stopping().is_cancelled() {
             break;
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::MutexGuard;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Notification;
 
 use super::link::{Link, Listener, Session};
@@ -30,8 +30,6 @@ const PACE: Duration = Duration::from_millis(2);
 const DEAF: Duration = Duration::from_millis(250);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long memory is read from without having been compared with the log.
-const STALE: Duration = Duration::from_secs(10);
 
 /// The right to bring memory forward.
 pub(super) type Publishing<'a> = MutexGuard<'a, ()>;
@@ -49,7 +47,7 @@ impl Shared {
             if upto.is_some_and(|upto| at >= upto) {
                 return Ok(());
             }
-            let (Ends { newest, floor, generation }, logged) = rows::log(&self.readers, at).await?;
+            let (Ends { newest, floor, generation }, logged) = rows::log(&self.follower, at).await?;
             self.ring.send_if_modified(|known| std::mem::replace(known, generation) != generation);
             if newest < at {
                 // What was told to clients is not there: it is an older state.
@@ -126,15 +124,14 @@ impl Shared {
 pub(super) async fn follow(shared: Arc<Shared>) {
     let stopping = shared.tasks.stopping();
     let signals = signals(&shared);
-    let mut listening = None;
-    let mut heard = Instant::now();
+    let (mut listening, mut hears) = (None, true);
     while !stopping.is_cancelled() && !shared.health.is_closed() {
         let told = shared.inbound.take();
         if told & QUEUE != 0 {
             shared.wake_queue();
         }
-        let hears = listen(&signals, &mut listening).await;
         let look = async {
+            hears = listen(&signals, &mut listening).await;
             let held = shared.publishing.lock().await;
             shared.catch_up(&held, None).await?;
             drop(held);
@@ -142,18 +139,16 @@ pub(super) async fn follow(shared: Arc<Shared>) {
             if told & MESSAGES != 0 || told == 0 { talk::look(&shared).await } else { Ok(()) }
         };
         match timeout(PATIENCE, look).await {
-            Ok(Ok(())) => {
-                heard = Instant::now();
-                shared.health.heard();
-            }
+            Ok(Ok(())) => shared.health.heard(),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the log could not be read");
                 shared.health.away();
             }
-            Err(_) => shared.health.away(),
-        }
-        if heard.elapsed() > STALE {
-            shared.health.stale();
+            Err(_) => {
+                shared.health.away();
+                shared.follower.hang_up().await;
+                signals.hang_up().await;
+            }
         }
         sleep(PACE).await;
         tokio::select! {

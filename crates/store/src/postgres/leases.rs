@@ -12,6 +12,7 @@ use mainstay_runtime::guard::Guard;
 use super::awaited::Awaited;
 use super::link::{Link, Parameters, Session};
 use super::shared::{LEASES, Shared};
+use super::{rows, schema};
 use crate::error::StoreError;
 use crate::leases::{Observed, Row, Table, Word};
 
@@ -49,7 +50,13 @@ impl Stored {
         let backend = if session.is_own() {
             let locks = "SELECT pg_backend_pid(), pg_try_advisory_lock_shared(19795, hashtext($1)),
                 pg_try_advisory_lock(19796, pg_backend_pid())";
-            Some(self.link.one(locks, &[&&*self.shared.options.replica]).await?.get(0))
+            let row = self.link.one(locks, &[&&*self.shared.options.replica]).await?;
+            if !row.get::<_, bool>(2) {
+                // Who waits for the end of an earlier session of this number goes in a moment.
+                self.link.hang_up().await;
+                return Err(StoreError::Busy);
+            }
+            Some(row.get(0))
         } else {
             tracing::warn!(
                 "the database is behind a transaction pooler: that a leader is gone is seen only after 10 s, and what other \
@@ -86,7 +93,7 @@ impl Table for Stored {
                 name: row.get("name"),
                 term: row.get("term"),
                 renewed: row.get("renewed"),
-                gone: row.get::<_, &str>("holder").is_empty()
+                gone: ["", &*self.shared.options.replica].contains(&row.get("holder"))
                     || (self.backend().is_some() && has_session(row) && !row.get::<_, bool>("alive")),
             };
             if let Some(own) = self.backend() {
@@ -98,11 +105,22 @@ impl Table for Stored {
         .boxed()
     }
 
-    fn take(&self, name: &'static str, seen: Option<i64>) -> Word<'_, Option<i64>> {
+    fn take(&self, name: &'static str, seen: Option<(i64, i64)>) -> Word<'_, Option<i64>> {
         async move {
-            let parameters: Parameters<'_> = &[&name, &&*self.shared.options.replica, &self.backend(), &seen];
-            let row = self.link.one("SELECT mainstay.take_lease_1($1, $2, $3, $4)", parameters).await?;
-            Ok(row.get(0))
+            let (term, renewed) = seen.unzip();
+            let sql = "SELECT term, revision FROM mainstay.take_lease_1($1, $2, $3, $4, $5)";
+            let parameters: Parameters<'_> = &[&name, &&*self.shared.options.replica, &self.backend(), &term, &renewed];
+            let row = match self.link.one(sql, parameters).await {
+                Err(failure) if schema::has_moved(&failure) => {
+                    self.shared.enter(&self.shared.link).await?;
+                    return Ok(None);
+                }
+                taken => taken?,
+            };
+            let Some(term) = row.get(0) else { return Ok(None) };
+            // Whoever leads has seen what those before it wrote.
+            Arc::clone(&self.shared).reach(rows::revision(&row, 1)).await?;
+            Ok(Some(term))
         }
         .boxed()
     }

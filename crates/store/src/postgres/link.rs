@@ -29,6 +29,10 @@ use crate::lock;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer is waited for. The server gives up before.
 const ANSWER: Duration = Duration::from_secs(20);
+/// The same, of what may take long; and what the server is told of that, and afterwards.
+const LEISURE: Duration = Duration::from_mins(11);
+const UNHURRIED: &str = "SET statement_timeout = '10min'";
+const HURRIED: &str = "SET statement_timeout = '15s'";
 /// After a failure nobody else tries for this long.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -75,9 +79,11 @@ impl Failure {
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure.code().cloned() {
-            Some(code) if code.code().starts_with("53") && code != SqlState::TOO_MANY_CONNECTIONS => Self::Full,
+            Some(SqlState::DISK_FULL) => Self::Full,
             Some(
-                SqlState::T_R_SERIALIZATION_FAILURE
+                SqlState::OUT_OF_MEMORY
+                | SqlState::CONFIGURATION_LIMIT_EXCEEDED
+                | SqlState::T_R_SERIALIZATION_FAILURE
                 | SqlState::T_R_DEADLOCK_DETECTED
                 | SqlState::LOCK_NOT_AVAILABLE
                 | SqlState::QUERY_CANCELED,
@@ -221,8 +227,17 @@ impl Link {
 
     /// A statement's rows.
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        self.query_within(ANSWER, sql, parameters).await
+    }
+
+    async fn query_within(
+        &self,
+        within: Duration,
+        sql: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
         let session = self.session().await?;
-        match timeout(ANSWER, session.query(sql, parameters)).await {
+        match timeout(within, session.query(sql, parameters)).await {
             Ok(Err(failure)) if !matches!(failure, Failure::Refused(_)) => {
                 self.forget(&session).await;
                 Err(failure)
@@ -237,8 +252,20 @@ impl Link {
 
     /// The one row that a statement gives.
     pub(super) async fn one(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
-        let missing = || Failure::Unknown(Arc::new(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
-        self.query(sql, parameters).await?.pop().ok_or_else(missing)
+        the_one(self.query(sql, parameters).await?)
+    }
+
+    /// The one row that a statement gives that may take long. Behind a pooler the server sets it no bound but its role's.
+    pub(super) async fn one_at_leisure(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
+        let own = self.session().await?.is_own();
+        if own {
+            self.run(UNHURRIED).await?;
+        }
+        let rows = self.query_within(LEISURE, sql, parameters).await;
+        if own {
+            self.run(HURRIED).await?;
+        }
+        the_one(rows?)
     }
 
     /// Statements that nobody else uses.
@@ -310,6 +337,11 @@ impl Session {
         lock(&self.prepared).insert(sql, statement.clone());
         Ok(statement)
     }
+}
+
+fn the_one(mut rows: Vec<Row>) -> Result<Row, Failure> {
+    let missing = || Failure::Unknown(Arc::new(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
+    rows.pop().ok_or_else(missing)
 }
 
 fn away(error: tokio_postgres::Error) -> Failure {

@@ -1,5 +1,6 @@
 //! How a store is opened.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,12 +35,15 @@ pub struct Options {
     pub retain_changes: u64,
     /// Never more changes than this are kept: 1,000,000.
     pub retain_at_most: u64,
-    /// Connections for reading: 3.
+    /// Connections for lists, and for what memory does not hold: 3.
     pub readers: usize,
     /// Ids of trimmed messages are remembered for so many numbers behind the oldest retained message: 100,000.
     pub id_window: u64,
     /// Revisions of one partition of the history, for a database that is new: 65,536.
     pub span: u64,
+    /// Where is kept what this replica has seen, in its directory: nowhere. Without it a snapshot of the database's disk that is
+    /// put back while no replica runs is not told from the database as it was.
+    pub seen: Option<PathBuf>,
     /// One more step of the schema than this program's own. A drill of an upgrade has no later program, and adds one.
     pub further: Option<Step>,
     /// Tells what callers reckon with: the machine's.
@@ -74,6 +78,7 @@ impl Options {
             readers: 3,
             id_window: 100_000,
             span: 65_536,
+            seen: None,
             further: None,
             clock: Clock::system(),
             time: Time::Database,

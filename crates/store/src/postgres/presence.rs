@@ -1,4 +1,5 @@
 //! That this replica is there, in its row: whoever takes something away from the schema looks at what all who are there know.
+//! And what it has seen, in its directory.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,7 @@ const WORD: Duration = Duration::from_secs(2);
 pub(super) async fn keep(shared: Arc<Shared>) {
     let stopping = shared.tasks.stopping();
     while stopping.run_until_cancelled(sleep(EVERY)).await.is_some() && !shared.health.is_closed() {
+        tokio::task::block_in_place(|| shared.seen.keep(shared.hub.published()));
         match say(&shared, true).await {
             Ok((oldest, _)) if oldest > shared.knows => {
                 shared.end("the schema was contracted to what only newer programs know: this one stops");
@@ -35,7 +37,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 async fn say(shared: &Shared, there: bool) -> Result<(u32, bool), StoreError> {
     let (replica, term) = (&*shared.options.replica, shared.term.load(Ordering::Acquire));
     let rows = shared
-        .readers
+        .work
         .query("SELECT oldest, current FROM mainstay.present_2($1, $2, $3)", &[&replica, &term, &there])
         .await?;
     Ok(rows.first().map_or((0, true), |row| (row.get::<_, i32>(0).unsigned_abs(), row.get(1))))

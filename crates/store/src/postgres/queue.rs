@@ -290,7 +290,7 @@ async fn renew(
     let begun = Instant::now();
     let codes: Vec<i16> = loop {
         let sql = "SELECT mainstay.renew_1($1, $2, $3, $4)";
-        let rows = shared.readers.query(sql, &[&ids, &numbers, &lease_ms, &now_ms]).await?;
+        let rows = shared.work.query(sql, &[&ids, &numbers, &lease_ms, &now_ms]).await?;
         let codes: Vec<i16> = rows.first().map_or_else(Vec::new, |row| row.get(0));
         if !codes.contains(&3) {
             break codes;
@@ -340,11 +340,8 @@ async fn figures(shared: &Shared) -> Result<QueueFigures, StoreError> {
 /// the replica that is concerned.
 pub(super) async fn look_out(shared: Arc<Shared>) {
     let stopping = shared.tasks.stopping();
-    if matches!(shared.options.time, Time::Driven(_)) {
-        return;
-    }
     while stopping.run_until_cancelled(sleep(LOOKOUT)).await.is_some() {
-        let found = shared.readers.query("SELECT mainstay.lookout_1()", &[]).await;
+        let found = shared.work.query("SELECT mainstay.lookout_1()", &[]).await;
         if found.is_ok_and(|rows| rows.first().is_some_and(|row| row.get(0))) {
             shared.wake_queue();
         }

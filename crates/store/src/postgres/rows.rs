@@ -13,8 +13,9 @@ use tokio_postgres::Row;
 use super::Address;
 use super::link::{Failure, Link, Parameters};
 use super::schema::diverged;
+use super::shared::Shared;
 use crate::error::StoreError;
-use crate::hub::{Hub, Objects};
+use crate::hub::Objects;
 use crate::object::{Key, Object, Revision};
 use crate::operation::OPERATIONS;
 use crate::watch::{Change, ChangeKind, ReplayPage, Scope};
@@ -33,9 +34,16 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(address: &Address, replica: &str, count: usize, tasks: &Tasks) -> Self {
-        let link = |at: usize| Link::new(address, format!("mainstay {replica} reads {at}"), tasks, None);
+    pub(super) fn new(address: &Address, name: &str, count: usize, tasks: &Tasks) -> Self {
+        let link = |at: usize| Link::new(address, format!("{name} {at}"), tasks, None);
         Self { links: (0..count.max(1)).map(link).collect(), next: AtomicUsize::new(0) }
+    }
+
+    /// Gives the connections up, which do not answer: what waits for them is asked again on others.
+    pub(super) async fn hang_up(&self) {
+        for link in &self.links {
+            link.hang_up().await;
+        }
     }
 
     /// A statement's rows. A read whose answer was lost is harmless to repeat.
@@ -140,25 +148,30 @@ pub(super) async fn snapshot(readers: &Readers, query: &ListQuery, at: Revision)
     Ok(ListPage { revision: at, items, more, remaining: (!more).then_some(0) })
 }
 
+/// How often a read at the newest revision is made anew that compaction has overtaken.
+const TRIES: usize = 4;
+
 /// Reads at the newest revision that is visible. Compaction may overtake it; it takes a newer one then.
-pub(super) async fn newest((readers, hub): (&Readers, &Hub), query: &ListQuery) -> Result<ListPage, StoreError> {
-    loop {
-        let at = hub.objects().revision();
-        match snapshot(readers, query, at).await {
-            Err(StoreError::Expired { .. }) => {}
+pub(super) async fn newest(shared: &Arc<Shared>, query: &ListQuery) -> Result<ListPage, StoreError> {
+    for _ in 0..TRIES {
+        let at = shared.hub.objects().revision();
+        match snapshot(&shared.readers, query, at).await {
+            Err(StoreError::Expired { floor, .. }) => Arc::clone(shared).reach(floor).await?,
             outcome => return outcome,
         }
     }
+    Err(StoreError::Busy)
 }
 
-pub(super) async fn current(readers: &Readers, hub: &Hub, key: &Key) -> Result<Option<Arc<Object>>, StoreError> {
-    loop {
-        let at = hub.objects().revision();
-        match as_of(readers, key, at).await {
-            Err(StoreError::Expired { .. }) => {}
+pub(super) async fn current(shared: &Arc<Shared>, key: &Key) -> Result<Option<Arc<Object>>, StoreError> {
+    for _ in 0..TRIES {
+        let at = shared.hub.objects().revision();
+        match as_of(&shared.readers, key, at).await {
+            Err(StoreError::Expired { floor, .. }) => Arc::clone(shared).reach(floor).await?,
             outcome => return outcome,
         }
     }
+    Err(StoreError::Busy)
 }
 
 /// What one page of a replay may weigh.

@@ -7,7 +7,7 @@ use mainstay_runtime::guard;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 
-use super::link::{Failure, Link};
+use super::link::{Failure, Link, Parameters};
 use crate::error::StoreError;
 use crate::object::Revision;
 
@@ -164,13 +164,20 @@ pub(super) async fn enter(
     seen: Revision,
 ) -> Result<Entered, Failure> {
     let sql = "SELECT term, revision, began FROM mainstay.enter_2($1, $2, $3, $4)";
-    let row = link.one(sql, &[&replica, &term, &seen.0.cast_signed(), &knows.cast_signed()]).await?;
+    let parameters: Parameters<'_> = &[&replica, &term, &seen.0.cast_signed(), &knows.cast_signed()];
+    // The first one of an epoch copies all that is current, and the others wait for it.
+    let row = link.one_at_leisure(sql, parameters).await?;
     Ok(Entered { term: row.get(0), revision: Revision(row.get::<_, i64>(1).cast_unsigned()), began: row.get(2) })
 }
 
 /// Another process has entered under this one's name.
 pub(super) fn is_replaced(failure: &Failure) -> bool {
     failure.code().is_some_and(|code| code.code() == "MS001")
+}
+
+/// The database is another one than was entered, or an earlier state of it: it is to be entered again.
+pub(super) fn has_moved(failure: &Failure) -> bool {
+    failure.code().is_some_and(|code| code.code() == "MS005")
 }
 
 /// The schema was contracted, and what this program knows is too little.

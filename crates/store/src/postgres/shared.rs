@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mainstay_runtime::Tasks;
+use mainstay_runtime::clock::boottime;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
 use super::rows::Readers;
+use super::seen::Seen;
 use super::{Options, schema};
 use crate::error::StoreError;
 use crate::hub::Hub;
@@ -27,7 +31,16 @@ pub(super) struct Shared {
     pub(super) connections: Tasks,
     pub(super) hub: Arc<Hub>,
     pub(super) health: Health,
+    /// What clients ask for that memory does not hold. However long that takes, it holds up none of the following.
     pub(super) readers: Readers,
+    /// What brings memory forward.
+    pub(super) follower: Readers,
+    /// Renewals, and the objects of what was claimed.
+    pub(super) work: Readers,
+    /// What frees space.
+    pub(super) chores: Readers,
+    /// What of the database's is kept in this replica's directory.
+    pub(super) seen: Seen,
     /// Loads, and enters where nobody writes.
     pub(super) link: Link,
     /// This process's term under its replica's name.
@@ -67,12 +80,19 @@ impl Shared {
         (tasks, connections): (Tasks, Tasks),
         hub: Arc<Hub>,
         link: Link,
-        term: i64,
+        (term, seen): (i64, Seen),
     ) -> Self {
-        let readers = Readers::new(&options.address, &options.replica, options.readers, &connections);
+        let readers = |what: &str, count: usize| {
+            let name = format!("mainstay {} {what}", options.replica);
+            Readers::new(&options.address, &name, count, &connections)
+        };
         Self {
             hub,
-            readers,
+            readers: readers("reads", options.readers),
+            follower: readers("follows", 1),
+            work: readers("works", 1),
+            chores: readers("frees", 1),
+            seen,
             link,
             term: AtomicI64::new(term),
             health: Health::default(),
@@ -91,6 +111,15 @@ impl Shared {
             tasks,
             connections,
         }
+    }
+
+    /// Runs a task without which the store is of no use: when it ends by itself, even by panic, nothing more is done here.
+    pub(super) fn run(self: &Arc<Self>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let ends = Ends { shared: Arc::clone(self), stopping: self.tasks.stopping() };
+        drop(self.tasks.spawn(name, async move {
+            let _ends = ends;
+            work.await;
+        }));
     }
 
     /// Enters again: the connection is a new one, and may be to another server.
@@ -145,6 +174,20 @@ impl Shared {
     }
 }
 
+/// Goes with a task.
+struct Ends {
+    shared: Arc<Shared>,
+    stopping: CancellationToken,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.stopping.is_cancelled() {
+            self.shared.end("a task of the store has ended by itself: this process stops using the database");
+        }
+    }
+}
+
 /// Something was written that others want to see.
 pub(super) const REVISION: u8 = 1;
 /// Something can be claimed.
@@ -178,33 +221,52 @@ impl Signal {
     }
 }
 
+/// How long memory is read from without having been compared with the log.
+const STALE: Duration = Duration::from_secs(10);
+
 /// Whether reads and writes are possible.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
     state: AtomicU8,
+    /// When memory was compared with the log, in milliseconds since boot. It is looked at by whoever reads: no task has to be well
+    /// for that.
+    heard: AtomicU64,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { state: AtomicU8::default(), heard: AtomicU64::new(since_boot()) }
+    }
+}
+
+fn since_boot() -> u64 {
+    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
 }
 
 const WELL: u8 = 0;
 /// It was not heard of for a moment: writes are refused.
 const AWAY: u8 = 1;
 /// It was not heard of for so long that what memory holds says little.
-const STALE: u8 = 2;
+const SILENT: u8 = 2;
 const FULL: u8 = 3;
 const CLOSED: u8 = 4;
 
 impl Health {
     /// For reads.
     pub(super) fn open(&self) -> Result<(), StoreError> {
-        match self.state.load(Ordering::Acquire) {
-            STALE => Err(silence()),
-            CLOSED => Err(StoreError::Closed),
-            _ => Ok(()),
+        if self.is_closed() {
+            return Err(StoreError::Closed);
         }
+        if self.is_stale() { Err(silence()) } else { Ok(()) }
+    }
+
+    fn is_stale(&self) -> bool {
+        Duration::from_millis(since_boot().saturating_sub(self.heard.load(Ordering::Acquire))) > STALE
     }
 
     pub(super) fn writable(&self) -> Result<(), StoreError> {
         match self.state.load(Ordering::Acquire) {
-            AWAY | STALE => Err(silence()),
+            AWAY | SILENT => Err(silence()),
             FULL => Err(StoreError::Full),
             CLOSED => Err(StoreError::Closed),
             _ => Ok(()),
@@ -220,16 +282,14 @@ impl Health {
         self.state.store(CLOSED, Ordering::Release);
     }
 
+    /// Memory is as the log.
     pub(super) fn heard(&self) {
+        self.heard.store(since_boot(), Ordering::Release);
         self.change(WELL);
     }
 
     pub(super) fn away(&self) {
-        self.change(AWAY);
-    }
-
-    pub(super) fn stale(&self) {
-        self.change(STALE);
+        self.change(if self.is_stale() { SILENT } else { AWAY });
     }
 
     pub(super) fn full(&self) {
@@ -241,8 +301,10 @@ impl Health {
         let changed = |now| (now != CLOSED && now != to).then_some(to);
         let Ok(before) = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed) else { return };
         match (before, to) {
-            (WELL, AWAY) => tracing::warn!("the database cannot be reached: writes are refused until it is back"),
-            (_, STALE) => tracing::warn!("the database was not heard of for 10 s: reads are refused until it is back"),
+            (WELL, AWAY) => {
+                tracing::warn!("the database cannot be reached: writes are refused until it is back");
+            }
+            (_, SILENT) => tracing::warn!("the database was not heard of for 10 s: reads are refused until it is back"),
             (_, FULL) => tracing::warn!("the database is full: writes are refused until there is room"),
             (_, WELL) => tracing::info!("the database is back"),
             _ => {}

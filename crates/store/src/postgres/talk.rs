@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 
 use super::link::{Failure, Link, Parameters};
 use super::rows::{Readers, parsed};
+use super::schema;
 use super::shared::{MESSAGES, Shared};
 use crate::error::StoreError;
 use crate::lock;
@@ -255,6 +256,9 @@ impl Writer<'_> {
                     if begun.elapsed() < PATIENCE && !self.shared.health.is_closed() =>
                 {
                     sleep(PAUSE).await;
+                }
+                Err(failure) if schema::has_moved(&failure) && begun.elapsed() < PATIENCE => {
+                    self.shared.enter(self.link).await?;
                 }
                 outcome => return Ok(outcome?),
             }

@@ -155,6 +155,28 @@ async fn of_two_processes_of_one_name_the_later_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_one_of_whose_tasks_panics_is_over_and_says_so() {
+    let database = postgres::shared().unwrap().database().unwrap();
+    let (one, two) = pair(&database);
+    one.write(create("a")).await.unwrap();
+    {
+        let _inside = one.runtime.as_ref().unwrap().enter();
+        one.shared.run("doomed", async { panic!("as asked") });
+    }
+    soon(async {
+        while one.ready().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(matches!(one.ready(), Err(StoreError::Closed)));
+    assert!(matches!(one.write(create("b")).await, Err(StoreError::Closed)));
+    two.write(create("b")).await.unwrap();
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn under_load_compaction_keeps_up_and_no_write_is_refused_for_it() {
     const SPAN: u64 = 50;
     let cluster = postgres::shared().unwrap();

@@ -111,6 +111,9 @@ impl Writer {
                 },
                 outcome => outcome,
             };
+            if outcome.as_ref().is_err_and(schema::has_moved) {
+                self.entered = None;
+            }
             match outcome {
                 Err(failure)
                     if is_passing(&failure) && begun.elapsed() < PATIENCE && !self.shared.health.is_closed() =>
@@ -174,6 +177,7 @@ impl Writer {
             };
             match asked {
                 Ok(row) => return Ok(Answer::of(&row)),
+                Err(failure) if schema::has_moved(&failure) => self.entered = None,
                 Err(failure) if begun.elapsed() > PATIENCE || self.shared.health.is_closed() => return Err(failure),
                 Err(_) => sleep(PAUSE).await,
             }
@@ -222,7 +226,7 @@ impl Writer {
     async fn outcomes(&mut self, jobs: &[Job], answer: &Answer) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let mut known = self.predecessors(jobs, answer).await?;
-        let mut claims = queue::claims(&shared.readers, answer).await?;
+        let mut claims = queue::claims(&shared.work, answer).await?;
         for claimed in claims.iter().flat_map(|claims| &claims.claimed) {
             self.claimed.keep(&claimed.object);
         }
@@ -258,7 +262,7 @@ impl Writer {
             .collect();
         let mut known = HashMap::new();
         let others = self.claimed.take(wanted, &mut known);
-        let found = rows::versions(&self.shared.readers, &others).await?;
+        let found = rows::versions(&self.shared.work, &others).await?;
         known.extend(found.into_iter().map(|object| (object.revision.0.cast_signed(), object)));
         Ok(known)
     }
@@ -313,7 +317,7 @@ impl Writer {
                 let revision = answer.previous[at].unwrap_or(0);
                 let current = match self.version(write.key(), revision, known) {
                     Some(current) => Some(current),
-                    None => rows::versions(&self.shared.readers, &[revision]).await?.pop(),
+                    None => rows::versions(&self.shared.work, &[revision]).await?.pop(),
                 };
                 match (current, code) {
                     (Some(current), 1) => Err(StoreError::Exists(current)),
@@ -373,7 +377,9 @@ fn is_passing(failure: &Failure) -> bool {
     match failure {
         Failure::Away(_) => true,
         Failure::Unknown(_) => false,
-        Failure::Refused(_) => matches!(StoreError::from(failure.clone()), StoreError::Busy),
+        Failure::Refused(_) => {
+            schema::has_moved(failure) || matches!(StoreError::from(failure.clone()), StoreError::Busy)
+        }
     }
 }
 

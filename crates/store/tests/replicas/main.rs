@@ -8,8 +8,10 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+mod epochs;
 mod faults;
 mod order;
+mod partitions;
 mod pooler;
 mod rows;
 mod support;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use mainstay_runtime::Tasks;
-use mainstay_store::{PostgresStore, Revision, Scope, Store};
+use mainstay_store::{Fence, PostgresStore, Revision, Scope, Store};
 use mainstay_testkit::postgres::{Database, shared};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::support::{create, history, open, soon};
+use super::support::{create, history, key, open, soon};
 
 /// A little longer than who is not heard of keeps a lease.
 const SILENCE: Duration = Duration::from_secs(13);
@@ -19,29 +19,36 @@ fn sql(database: &Database, statements: &str) -> String {
     shared().unwrap().sql(&database.name, statements).unwrap()
 }
 
+/// The batch with what is called `late` takes a second longer.
+fn make_late(database: &Database) {
+    sql(
+        database,
+        "SET ROLE mainstay; SET search_path = mainstay;
+         CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+         CREATE TRIGGER late AFTER INSERT ON history FOR EACH ROW WHEN (NEW.name = 'late') EXECUTE FUNCTION late()",
+    );
+}
+
+/// That batch is under way.
+async fn until_late(database: &Database) {
+    let under_way =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    while sql(database, under_way) == "0" {
+        sleep(GLANCE).await;
+    }
+}
+
 /// A batch whose commit comes long after it was given its revision holds up those of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_comes_late_is_before_what_came_after_it() {
     let database = shared().unwrap().database().unwrap();
     let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
-    sql(
-        &database,
-        "SET ROLE mainstay; SET search_path = mainstay;
-         CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
-         CREATE TRIGGER late AFTER INSERT ON history FOR EACH ROW WHEN (NEW.name = 'late') EXECUTE FUNCTION late()",
-    );
+    make_late(&database);
     // Both have entered by then, which waits for the log, too.
     one.write(create("one")).await.unwrap();
     two.write(create("two")).await.unwrap();
     let late = one.write(create("late"));
-    let under_way =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    let begun = async {
-        while sql(&database, under_way) == "0" {
-            sleep(GLANCE).await;
-        }
-    };
-    soon(begun).await;
+    soon(until_late(&database)).await;
     let early = two.write(create("early")).await.unwrap();
     let late = late.await.unwrap();
     assert_eq!((late.revision, early.revision), (Revision(3), Revision(4)));
@@ -111,6 +118,58 @@ async fn the_end_of_a_leaders_session_is_waited_for_in_the_database() {
     assert_eq!(sql(&database, &waits), "0", "nobody waits for what has ended");
     assert_eq!(sql(&database, "SELECT holder FROM mainstay.leases WHERE name = 'lead'"), "two");
     next.release();
+    one.close().await;
+    two.close().await;
+}
+
+/// A batch that was begun under the term before is committed before the next one leads, and seen by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_has_seen_what_was_written_under_earlier_terms() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    make_late(&database);
+    let held = soon(one.leases().acquire("lead")).await.unwrap();
+    let fence = Fence { lease: "lead".into(), term: held.term };
+    // Who looked before it was renewed takes nothing.
+    let stale = "SELECT count(t.term) FROM mainstay.leases l, mainstay.take_lease_1('lead', 'x', NULL, l.term, l.renewed - 1) t";
+    assert_eq!(sql(&database, stale), "0");
+    one.write_under(fence.clone(), create("before")).await.unwrap();
+    let leases = two.leases();
+    let late = one.write_under(fence, create("late"));
+    soon(until_late(&database)).await;
+    let term = held.term;
+    held.release();
+    let next = soon(leases.acquire("lead")).await.unwrap();
+    let seen = two.get(&key("late")).await.unwrap();
+    assert!(next.term > term && seen.is_some(), "it leads, and has not seen what was written before");
+    late.await.unwrap();
+    next.release();
+    one.close().await;
+    two.close().await;
+}
+
+/// What brings memory forward waits for a session that does not answer only so long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_session_stands_still_takes_another() {
+    let database = shared().unwrap().database().unwrap();
+    let (one, two) = (open(&database.url, "one"), open(&database.url, "two"));
+    let mut watch = two.watch(Scope::resource("/pods"), Revision(0)).await.unwrap();
+    one.write(create("before")).await.unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().len(), 1);
+    let session = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name LIKE 'mainstay two follows %'";
+    let session = Pid::from_raw(sql(&database, session).parse().unwrap()).unwrap();
+    kill_process(session, Signal::STOP).unwrap();
+    one.write(create("after")).await.unwrap();
+    let told = soon(watch.next()).await;
+    kill_process(session, Signal::CONT).unwrap();
+    assert_eq!(told.unwrap().len(), 1);
+    soon(async {
+        while two.ready().is_err() {
+            sleep(GLANCE).await;
+        }
+    })
+    .await;
     one.close().await;
     two.close().await;
 }

@@ -3,14 +3,26 @@
 -- It locks the log first, so batches are in one order, which is that of their revisions, and cannot deadlock. All it
 -- does, it does in the server: no lock waits for a client, and its answer is small.
 
--- There are partitions up to the revision.
+-- There is a partition of the history for so many revisions from the next on. Whoever reads, writes or dumps the history goes
+-- on meanwhile: only those wait who change its form. (CREATE TABLE .. PARTITION OF would wait for everybody.)
+CREATE FUNCTION add_partition(p_after bigint, p_span bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE v_part text := 'history_' || p_after;
+BEGIN
+    IF to_regclass(v_part) IS NOT NULL THEN RETURN; END IF;
+    LOCK TABLE history IN SHARE UPDATE EXCLUSIVE MODE;
+    IF to_regclass(v_part) IS NOT NULL THEN RETURN; END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING ALL)', v_part);
+    EXECUTE format('ALTER TABLE history ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+        v_part, p_after + 1, p_after + p_span + 1);
+END $$;
+
+-- There are partitions up to the revision. Mostly they have been made before (`make_room_1`).
 CREATE FUNCTION make_room(p_revision bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE l log;
 BEGIN
     SELECT * INTO l FROM log;
     WHILE l.top < p_revision LOOP
-        EXECUTE format('CREATE TABLE %I PARTITION OF history FOR VALUES FROM (%s) TO (%s)',
-            'history_' || l.top, l.top + 1, l.top + l.span + 1);
+        PERFORM add_partition(l.top, l.span);
         l.top := l.top + l.span;
         UPDATE log SET top = l.top;
     END LOOP;
@@ -124,6 +136,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM replicas WHERE name = p_replica AND term = p_replica_term) THEN
         RAISE EXCEPTION 'another process is replica %', p_replica USING ERRCODE = 'MS001';
     END IF;
+    IF l.place <> this_place() THEN PERFORM moved(); END IF;
     b.base := l.revision;
     IF l.revision + cardinality(p_kind) > l.top THEN PERFORM make_room(l.revision + cardinality(p_kind)); END IF;
     FOR s IN 1 .. cardinality(p_segments) BY 3 LOOP
@@ -193,6 +206,7 @@ CREATE FUNCTION settle_1(p_batch uuid) RETURNS batches LANGUAGE plpgsql SET sear
 DECLARE b batches;
 BEGIN
     PERFORM FROM log FOR UPDATE;
+    PERFORM stay();
     INSERT INTO batches (id, void) VALUES (p_batch, true) ON CONFLICT (id) DO NOTHING;
     SELECT * INTO b FROM batches WHERE id = p_batch;
     RETURN b;

@@ -7,10 +7,24 @@ CREATE FUNCTION this_place() RETURNS text LANGUAGE sql AS $$
         (SELECT oid FROM pg_database WHERE datname = current_database()), 'mainstay.log'::regclass::oid)
 $$;
 
--- Begins an epoch: whatever was given in earlier ones is never given again.
+-- Refuses whoever has not entered this database, but another or an earlier state of it: a failover is not seen by those for
+-- whom a pooler keeps the connection.
+CREATE FUNCTION moved() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the database is another one than was entered' USING ERRCODE = 'MS005';
+END $$;
+
+CREATE FUNCTION stay() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT place FROM log) <> this_place() THEN PERFORM moved(); END IF;
+END $$;
+
+-- Begins an epoch: whatever was given in earlier ones is never given again. Its number is above theirs, and grows by the hour
+-- besides: of one backup that is restored twice nobody has to know that it was. (For 239 years revisions are below 2^53.)
 CREATE FUNCTION begin_epoch(p_above bigint, p_place text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    v_start bigint := ((p_above >> 32) + 1) << 32;
+    v_hours bigint := extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01 00:00:00+00') / 3600;
+    v_start bigint := greatest((p_above >> 32) + 1, v_hours) << 32;
     v_part text;
 BEGIN
     -- What is not current nobody can ask for: it was before the epoch.

@@ -13,29 +13,33 @@ LANGUAGE sql SET search_path = mainstay, pg_temp AS $$
     FROM leases l
 $$;
 
--- Takes a lease whose newest term is p_seen, or that there is not yet, and ends the session of who had it. Gives the new
--- term, above all that there were; nothing when somebody else was first.
-CREATE FUNCTION take_lease_1(p_name text, p_holder text, p_backend int, p_seen bigint) RETURNS bigint
+-- Takes a lease that is as it was seen, or that there is not yet, and ends the session of who had it. Gives the new term,
+-- above all that there were, and the newest revision that was written under an earlier one: no batch is under way, and later
+-- ones see the new term. Gives nothing when somebody else was first, or the holder has renewed it since.
+CREATE FUNCTION take_lease_1(p_name text, p_holder text, p_backend int, p_seen bigint, p_renewed bigint,
+    OUT term bigint, OUT revision bigint)
 LANGUAGE plpgsql SET search_path = mainstay, pg_temp AS $$
 DECLARE
     l leases;
+    v_newest bigint;
     v_term bigint;
 BEGIN
-    SELECT * INTO l FROM leases WHERE name = p_name FOR UPDATE;
-    IF FOUND AND l.term IS DISTINCT FROM p_seen THEN RETURN NULL; END IF;
+    SELECT g.revision INTO v_newest FROM log g FOR UPDATE;
+    SELECT * INTO l FROM leases k WHERE k.name = p_name FOR UPDATE;
+    IF FOUND AND (l.term, l.renewed) IS DISTINCT FROM (p_seen, p_renewed) THEN RETURN; END IF;
     v_term := greatest(raise_1('fence'), coalesce(l.term, 0) + 1);
     UPDATE counters SET value = v_term WHERE name = 'fence';
     INSERT INTO leases (name, holder, term, renewed, backend)
         VALUES (p_name, p_holder, v_term, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, p_backend)
         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, term = excluded.term, renewed = excluded.renewed,
             backend = excluded.backend WHERE leases.term IS NOT DISTINCT FROM p_seen;
-    IF NOT FOUND THEN RETURN NULL; END IF;
+    IF NOT FOUND THEN RETURN; END IF;
     -- Only a session that is known by its lock: the number may be another's by now.
     IF l.backend IS NOT NULL AND l.holder <> '' AND l.backend <> p_backend THEN
         PERFORM pg_terminate_backend(k.pid) FROM pg_locks k
             WHERE k.locktype = 'advisory' AND k.classid = 19796 AND k.pid = l.backend AND k.mode = 'ExclusiveLock';
     END IF;
-    RETURN v_term;
+    term := v_term; revision := v_newest;
 END $$;
 
 -- Gives those that are still held.

@@ -1,10 +1,12 @@
 -- Tables. Revisions, times (milliseconds since 1970) and numbers are what they are in `sqlite/schema.rs`, unless said otherwise.
 
--- One row, which every batch of writes locks first. `top`: up to which revision the history has partitions, each of
+-- One row, which every batch of writes locks first. `top`: up to which revision the history has partitions for sure, each of
 -- `span` revisions. `place`: which database this is; another one is another epoch. `wall`: the clock at the newest claim.
+-- `line`: what all copies and restorations of it have in common.
 CREATE TABLE log (
     id int PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, floor bigint NOT NULL, top bigint NOT NULL,
-    span bigint NOT NULL, place text NOT NULL, wall bigint NOT NULL) WITH (fillfactor = 10);
+    span bigint NOT NULL, place text NOT NULL, wall bigint NOT NULL, line uuid NOT NULL DEFAULT gen_random_uuid())
+    WITH (fillfactor = 10);
 
 -- Every retained change, and what of older ones is still needed: the newest version of each key at or below the floor.
 -- kind: 0 created, 1 updated, 2 deleted.

@@ -66,6 +66,7 @@ $$;
 
 -- A counter that is new begins above the start of the epoch: an earlier one may have known it.
 CREATE FUNCTION raise_1(p_counter text) RETURNS bigint LANGUAGE sql SET search_path = mainstay, pg_temp AS $$
+    SELECT stay();
     INSERT INTO counters AS c (name, value) VALUES (p_counter, (SELECT revision >> 32 << 32 FROM log) + 1)
     ON CONFLICT (name) DO UPDATE SET value = c.value + 1 RETURNING value
 $$;
