@@ -68,6 +68,11 @@ impl Listener {
         Ok(Self { socket: TcpListener::bind(address).await?, tls })
     }
 
+    /// A port that is bound already, with all connections that wait there.
+    pub fn over(socket: TcpListener, tls: TlsAcceptor) -> Self {
+        Self { socket, tls }
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -238,14 +243,20 @@ async fn carry_out(server: ApiServer, request: Request<Incoming>, caller: Caller
     let waits = parts.headers.contains_key(EXPECT);
     let response = server.handle(Request::from_parts(parts, &mut body), caller).await;
     // Who asked first and was refused sends nothing; reading on would tell it to.
-    if !waits && tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
-        tracing::debug!("a peer was too slow to send what nobody wanted to read");
+    if !waits {
+        read_off(body).await;
     }
     response
 }
 
-/// Reads what a refused request still sends: a peer whose stream breaks off while it sends may never look at the
-/// answer, and then reports a broken connection in place of the refusal.
+/// Reads what a refused request still sends, within bounds: a peer whose stream breaks off while it sends may never look at
+/// the answer, and then reports a broken connection in place of the refusal.
+pub async fn read_off(body: Incoming) {
+    if tokio::time::timeout(UNREAD_FOR, discard(body)).await.is_err() {
+        tracing::debug!("a peer was too slow to send what nobody wanted to read");
+    }
+}
+
 async fn discard(mut body: Incoming) {
     let mut left = UNREAD_BYTES;
     while let Some(Ok(frame)) = body.frame().await {

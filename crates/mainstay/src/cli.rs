@@ -24,6 +24,7 @@ mod status;
 mod tests;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
@@ -33,6 +34,9 @@ use crate::demo::args::DemoArgs;
 use crate::output;
 use crate::serve::args::ServeArgs;
 use failure::{CliError, CliResult, EXIT_CODES};
+
+/// How long the end waits for a thread that is not done.
+const BLOCKED: Duration = Duration::from_secs(1);
 
 /// A self-hosted control plane for agent sessions
 #[derive(Debug, Parser)]
@@ -136,7 +140,10 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 fn on(mut builder: Builder, work: impl Future<Output = CliResult>) -> CliResult {
     let runtime = builder.enable_all().build().map_err(|error| CliError::Failed(format!("cannot start: {error}")))?;
-    runtime.block_on(work)
+    let outcome = runtime.block_on(work);
+    // What blocks a thread by then has nobody left who waits for it.
+    runtime.shutdown_timeout(BLOCKED);
+    outcome
 }
 
 fn finish(result: CliResult) -> ExitCode {

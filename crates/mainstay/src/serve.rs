@@ -8,7 +8,9 @@ pub(crate) mod args;
 mod breakers;
 mod dir;
 mod drill;
+mod ending;
 mod figures;
+mod front;
 mod keys;
 mod log;
 mod machine;
@@ -26,11 +28,14 @@ mod turns;
 
 use std::time::Duration;
 
+use anyhow::bail;
 use mainstay_runtime::Tasks;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use args::ServeArgs;
+use ending::Ending;
+use front::Front;
 use process::{Process, server};
 use traces::Traces;
 
@@ -47,54 +52,70 @@ pub(crate) async fn run(args: ServeArgs, servers: Vec<String>) -> anyhow::Result
     log::init(&args.log, traces.as_ref().map(Traces::layer))?;
     // Before anything is open: whoever stops a process that is still starting gets a clean end, too.
     let mut signals = Signals::new()?;
+    let tasks = Tasks::new();
+    let front = Front::open(&args, &tasks).await?;
     let standby = tokio::select! {
-        leading = standby::lead(&args) => leading?,
+        leading = standby::lead(&args, &front) => leading?,
         () = signals.again() => return Ok(()),
     };
     let sending = Tasks::new();
     if let Some(traces) = traces {
         traces.export(&sending);
     }
-    let served = serve(args, servers, figures, signals).await;
+    let process = Process::new((args, servers), (tasks, front), figures)?;
+    let (ending, mut ended) = serve(process, signals).await?;
     if let Some(standby) = standby {
-        standby.leave().await;
+        ended = ended.and(ending.close("the lease of a standby", standby.leave()).await);
     }
     // Last: what ended meanwhile is traced, too.
-    sending.shutdown(traces::FLUSH + Duration::from_secs(1)).await.ok();
-    served
+    sending.shutdown(ending.left().min(traces::FLUSH + Duration::from_secs(1))).await.ok();
+    ended
 }
 
-/// Starts everything, runs until told to stop, and ends it.
-async fn serve(
-    args: ServeArgs,
-    servers: Vec<String>,
-    figures: traces::Figures,
-    mut signals: Signals,
-) -> anyhow::Result<()> {
-    let mut process = Process::new(args, servers, figures)?;
-    let stopped = tokio::select! {
-        started = early(&mut process) => started.map(|()| false)?,
-        () = signals.again() => true,
-    };
-    if stopped {
-        return close(&process, true).await;
-    }
-    let starting = process.tasks.spawn("start", late(process.clone()));
-    let asked = tokio::select! {
-        started = starting => {
-            started??;
-            signals.wait(&process.tasks).await
-        }
-        asked = signals.wait(&process.tasks) => asked,
-    };
+/// Why a process ends.
+enum Why {
+    /// It was told to.
+    Told,
+    /// The same, before it served.
+    ToldEarly,
+    /// A part could not be started.
+    NotStarted(anyhow::Error),
+    /// An essential task has ended.
+    Ended,
+}
+
+/// Starts everything, runs until told to stop, and ends it: gives what is left of the time for that, and how it went.
+async fn serve(mut process: Process, mut signals: Signals) -> anyhow::Result<(Ending, anyhow::Result<()>)> {
+    let why = served(&mut process, &mut signals).await;
     tokio::select! {
-        closed = close(&process, asked) => closed,
+        closed = close(&process, why) => closed,
         () = signals.again() => {
             tracing::warn!("told to stop again: ending at once");
             #[expect(clippy::exit, reason = "whoever says it twice does not want to wait, and all that was answered is durable")]
             std::process::exit(CUT_SHORT)
         }
     }
+}
+
+/// Starts everything, and serves until there is a reason to end.
+async fn served(process: &mut Process, signals: &mut Signals) -> Why {
+    let tasks = process.tasks.clone();
+    let started = tokio::select! {
+        started = early(process) => started,
+        told = signals.wait(&tasks) => return if told { Why::ToldEarly } else { Why::Ended },
+    };
+    if let Err(error) = started {
+        return Why::NotStarted(error);
+    }
+    let starting = tasks.spawn("start", late(process.clone()));
+    let told = tokio::select! {
+        started = starting => match started.map_err(anyhow::Error::from).flatten() {
+            Ok(()) => signals.wait(&tasks).await,
+            Err(error) => return Why::NotStarted(error),
+        },
+        told = signals.wait(&tasks) => told,
+    };
+    if told { Why::Told } else { Why::Ended }
 }
 
 /// Starts what everything else stands on; it may wait for a database that is away.
@@ -118,19 +139,27 @@ async fn late(mut process: Process) -> anyhow::Result<()> {
 }
 
 /// Tells all parts to stop, waits for them, and closes what has to be closed.
-async fn close(process: &Process, asked: bool) -> anyhow::Result<()> {
+async fn close(process: &Process, why: Why) -> anyhow::Result<(Ending, anyhow::Result<()>)> {
     tracing::info!("stopping; sandboxes go on and are adopted at the next start");
     process.leaving.cancel();
-    if asked {
+    if matches!(why, Why::Told) {
         process.tasks.stopping().run_until_cancelled(sleep(process.args.drain_delay())).await;
     }
-    let joined = process.tasks.shutdown(process.args.grace()).await;
-    for close in process.role().parts().rev().filter_map(|part| part.close) {
-        close(process).await;
+    let ending = Ending::begin(process.args.grace())?;
+    let mut ended = process.tasks.shutdown(ending.left_for_tasks()).await.map_err(anyhow::Error::from);
+    for part in process.role().parts().rev() {
+        if let Some(close) = part.close {
+            ended = ended.and(ending.close(part.name, close(process)).await);
+        }
     }
-    joined?;
-    anyhow::ensure!(asked, "a part of the server that it cannot do without has ended; see the log above");
-    Ok(())
+    let ended = match why {
+        Why::Told | Why::ToldEarly => ended,
+        Why::NotStarted(error) => Err(error),
+        Why::Ended => {
+            ended.and_then(|()| bail!("a part of the server that it cannot do without has ended; see the log above"))
+        }
+    };
+    Ok((ending, ended))
 }
 
 /// What tells the process to stop.

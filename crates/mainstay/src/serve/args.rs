@@ -43,23 +43,25 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) queue: QueueArgs,
     /// Address and port; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
+    #[arg(long, value_name = "ADDR:PORT", env = "MAINSTAY_LISTEN", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,
-    /// One more name or address that clients know this server by, for its certificate; may be given more than once
-    #[arg(long = "tls-name", value_name = "NAME", value_parser = certificate_name)]
+    /// One more name or address that clients know this server by, for its certificate; several with commas, or given more
+    /// than once
+    #[arg(long = "tls-name", value_name = "NAME", env = "MAINSTAY_TLS_NAMES", value_delimiter = ',', value_parser = certificate_name)]
     pub(crate) tls_names: Vec<String>,
     /// The name of this machine's node; by default, the host's at the first start
     #[arg(long, value_name = "NAME", env = "MAINSTAY_NODE_NAME", value_parser = super::name::parse)]
     pub(crate) node_name: Option<String>,
     /// File with the token by which a node joins, from `mainstay node token`; - reads it from standard input. Else
     /// $MAINSTAY_JOIN_TOKEN. Not needed once it has joined
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, value_name = "FILE|-", env = "MAINSTAY_JOIN_TOKEN_FILE")]
     pub(crate) join_token_file: Option<PathBuf>,
-    /// Seconds for everything to finish after SIGTERM; a second signal ends it at once
-    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    /// Seconds for everything to finish after SIGTERM and the drain delay; then it ends, with a failure. A second signal ends it
+    /// at once
+    #[arg(long, value_name = "SECONDS", env = "MAINSTAY_GRACE_PERIOD", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=3_600))]
     pub(crate) grace_period: u16,
     /// Seconds from saying that it is not ready, after SIGTERM, to refusing connections: for load balancers to notice
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=600))]
+    #[arg(long, value_name = "SECONDS", env = "MAINSTAY_DRAIN_DELAY", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=600))]
     pub(crate) drain_delay: u16,
     /// The file with the key that wraps all others: 32 random bytes, 0600; DIR/key if none is named, made at the first start
     #[arg(long, value_name = "FILE", env = "MAINSTAY_KEY_FILE")]
@@ -74,7 +76,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SHARE", env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = traces::share)]
     pub(crate) otlp_share: f64,
     /// Seconds after which the operations of a worker that is not heard of are carried out by another, from 3 to 3600
-    #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = clap::value_parser!(u16).range(3..=3_600))]
+    #[arg(long, value_name = "SECONDS", env = "MAINSTAY_OPERATION_LEASE", default_value_t = 12, value_parser = clap::value_parser!(u16).range(3..=3_600))]
     pub(crate) operation_lease: u16,
     /// Carry out provisioning and tasks in the drill-backend there; for drills, on the loopback only
     #[arg(long, value_name = "URL", hide = true, value_parser = on_the_loopback)]
@@ -133,6 +135,26 @@ fn on_the_loopback(url: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where a command line is not easily changed, as in a unit, all can be said by the environment.
+    #[test]
+    fn every_flag_has_a_variable_of_its_name() {
+        let serve = ServeArgs::augment_args(clap::Command::new("serve"));
+        let mut seen = 0;
+        for flag in serve.get_arguments().filter(|flag| !flag.is_hide_set()) {
+            let long = flag.get_long().unwrap();
+            let wanted = format!("MAINSTAY_{}", long.to_uppercase().replace('-', "_"));
+            let variable = flag.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            // What may hold a password is not read by clap, which would show it; OpenTelemetry has names of its own.
+            let told = flag.get_help().is_some_and(|help| help.to_string().contains(&format!("[env: {wanted}")));
+            assert!(
+                variable.starts_with(&wanted) || told || variable.starts_with("OTEL_"),
+                "--{long} has {variable:?}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 12, "{seen} flags");
+    }
 
     #[test]
     fn a_drill_backend_is_on_the_loopback() {

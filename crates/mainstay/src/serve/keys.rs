@@ -8,8 +8,8 @@ use mainstay_apiserver::keys::{Keys, Opening};
 use mainstay_runtime::failure::chain_of;
 use mainstay_store::Store;
 
-use super::dir;
 use super::process::Process;
+use super::{dir, state};
 
 /// How long a new version of a key is known before it is used: twice as long as any replica takes to learn of it.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -27,14 +27,17 @@ pub(super) async fn open(process: &Process, store: &Arc<dyn Store>, shared: bool
     );
     let own = dir::key(&data_dir);
     let file = named.unwrap_or(&own);
-    let opening = Opening {
-        file,
-        may_make: named.is_none(),
-        data_dir: (!shared).then_some(&data_dir),
-        settle: if shared { SETTLE } else { Duration::ZERO },
+    let once = || async {
+        let opening = Opening {
+            file,
+            may_make: named.is_none(),
+            data_dir: (!shared).then_some(&data_dir),
+            settle: if shared { SETTLE } else { Duration::ZERO },
+        };
+        let keys = Keys::open(store.clone(), opening, process.clock.now()).await;
+        keys.with_context(|| format!("open the keys with the key file {}", file.display()))
     };
-    let keys = Keys::open(store.clone(), opening, process.clock.now()).await;
-    Ok(Arc::new(keys.with_context(|| format!("open the keys with the key file {}", file.display()))?))
+    state::needed((&process.tasks, &process.front), shared, once).await.map(Arc::new)
 }
 
 /// Writes the admin's kubeconfig again whenever the keys change: the authorities and the token in it.

@@ -7,7 +7,6 @@ mod join;
 mod link;
 mod servers;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use mainstay_runtime::duty::{Duties, table};
 use mainstay_runtime::failure::{Class, Classify as _};
 
 use super::process::Process;
-use super::{name, node, probe};
+use super::{name, node};
 use client::Clients;
 use identity::Identity;
 use servers::Servers;
@@ -42,6 +41,7 @@ pub(super) struct Machine {
 /// Finds this machine's certificate, or gets one with the join token.
 pub(super) async fn identity(process: &mut Process) -> anyhow::Result<()> {
     let dir = process.dir().join("node");
+    process.front.begins("identity", "it has not joined yet");
     let name = name::of(&dir, process.args.node_name.as_deref())?;
     let held = identity::lock(&dir)?;
     let now = process.clock.now();
@@ -99,12 +99,10 @@ async fn joined(process: &Process, servers: &Servers, name: &str) -> anyhow::Res
 pub(super) async fn health(process: &mut Process) -> anyhow::Result<()> {
     let machine = process.machine()?;
     let answers = health::Answers::new(machine.seen.clone(), machine.duties.clone(), process.tasks.clone());
-    let listen: SocketAddr = process.args.listen;
-    let answers: probe::Answers = Arc::new(move |method, path, here| answers.answer(method, path, here));
-    let (address, serving) = probe::bind(listen, answers, process.tasks.clone(), process.args.grace()).await?;
-    drop(process.tasks.essential("health", serving));
+    process.front.answers(Arc::new(move |method, path, here| answers.answer(method, path, here)));
+    let address = process.front.address();
     anstream::println!("mainstay {} is node {}, health at https://{address}", env!("CARGO_PKG_VERSION"), machine.name);
-    Ok(())
+    std::future::ready(Ok(())).await
 }
 
 /// Takes the node's next term, and starts the agent under it.

@@ -10,6 +10,7 @@ use mainstay_runtime::{Clock, Tasks};
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
+use super::front::Front;
 use super::machine::Machine;
 use super::role::{Part, Role};
 use super::traces::Figures;
@@ -26,6 +27,8 @@ pub(super) struct Process {
     started: Vec<&'static str>,
     /// Owns all tasks.
     pub(super) tasks: Tasks,
+    /// Listens.
+    pub(super) front: Front,
     /// It was told to stop, and says so to whoever asks whether it is ready; it still does everything.
     pub(super) leaving: CancellationToken,
     /// The time.
@@ -42,15 +45,19 @@ pub(super) struct Process {
 
 impl Process {
     /// A process with nothing started. Makes its data directory.
-    pub(super) fn new(args: ServeArgs, servers: Vec<String>, figures: Figures) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        (args, servers): (ServeArgs, Vec<String>),
+        (tasks, front): (Tasks, Front),
+        figures: Figures,
+    ) -> anyhow::Result<Self> {
         super::dir::prepare(&args.data_dir)?;
         let clock = Clock::kept_in(&args.data_dir.join("clock")).context("open the clock")?;
-        let tasks = Tasks::new();
         Ok(Self {
             args,
             servers,
             started: Vec::new(),
             tasks,
+            front,
             leaving: CancellationToken::new(),
             clock,
             figures,

@@ -6,12 +6,10 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use http::{Method, StatusCode};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use mainstay_runtime::client::{CALL_DEADLINE, remote};
 use mainstay_runtime::lease::kubernetes::{KubernetesLeases, Pace};
@@ -22,12 +20,13 @@ use mainstay_store::sqlite::take_directory;
 use tokio::time::sleep;
 
 use super::args::ServeArgs;
+use super::dir;
+use super::front::Front;
 use super::role::Role;
-use super::{dir, probe};
 
 /// What a process ends with that has lost its lease.
 const LOST: i32 = 1;
-/// How long handing it back may take, and probes that are under way.
+/// How long handing it back may take.
 const LAST: Duration = Duration::from_secs(6);
 /// Between two looks at whether another process still has the directory.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,7 +39,7 @@ pub(crate) struct StandbyArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", env = "MAINSTAY_STANDBY_LEASE")]
     standby_lease: Option<LeaseName>,
     /// The kubeconfig of the cluster that keeps the Lease; else the service account of this Pod
-    #[arg(long, value_name = "FILE", requires = "standby_lease")]
+    #[arg(long, value_name = "FILE", env = "MAINSTAY_STANDBY_KUBECONFIG", requires = "standby_lease")]
     standby_kubeconfig: Option<PathBuf>,
 }
 
@@ -86,7 +85,7 @@ pub(super) struct Standby {
 ///
 /// # Cancel safety
 /// Who stops waiting serves nothing; a lease that was just taken is free after [`Pace::duration`].
-pub(super) async fn lead(args: &ServeArgs) -> anyhow::Result<Option<Standby>> {
+pub(super) async fn lead(args: &ServeArgs, front: &Front) -> anyhow::Result<Option<Standby>> {
     let Some(lease) = args.standby.standby_lease.clone() else { return Ok(None) };
     ensure!(
         matches!(args.role, Role::All | Role::Api) && args.database.address()?.is_none(),
@@ -94,13 +93,13 @@ pub(super) async fn lead(args: &ServeArgs) -> anyhow::Result<Option<Standby>> {
     );
     dir::prepare(&args.data_dir)?;
     let client = remote(&cluster(&args.standby).await?, CALL_DEADLINE).context("make a client of the cluster")?;
-    let (tasks, probes) = (Tasks::new(), Tasks::new());
-    let (address, serving) = probe::bind(args.listen, Arc::new(waiting), probes.clone(), Duration::ZERO).await?;
-    drop(probes.essential("health", serving));
+    let tasks = Tasks::new();
+    front.waits("standby", "another server has the lease");
     let shown = format!("{}/{}", lease.namespace, lease.name);
     anstream::println!(
-        "mainstay {} waits for the lease {shown}, health at https://{address}",
-        env!("CARGO_PKG_VERSION")
+        "mainstay {} waits for the lease {shown}, health at https://{}",
+        env!("CARGO_PKG_VERSION"),
+        front.address()
     );
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let leases =
@@ -114,7 +113,6 @@ pub(super) async fn lead(args: &ServeArgs) -> anyhow::Result<Option<Standby>> {
         }
         tracing::warn!(lease = shown, "the lease was lost before its directory was free");
     };
-    probes.shutdown(LAST).await.ok();
     tracing::info!(lease = shown, term = held.term, "this process serves");
     let (lost, stop) = (held.lost.clone(), tasks.stopping());
     drop(tasks.spawn("standby", async move {
@@ -178,18 +176,6 @@ async fn free(dir: &Path) -> anyhow::Result<()> {
             outcome => return outcome.with_context(|| format!("take the directory {}", dir.display())),
         }
         sleep(LOOK).await;
-    }
-}
-
-/// What a standby says of itself.
-fn waiting(method: &Method, path: &str, _: bool) -> probe::Answer {
-    match (method, path) {
-        (&Method::GET | &Method::HEAD, "/livez" | "/healthz") => probe::text(StatusCode::OK, "ok"),
-        (&Method::GET | &Method::HEAD, "/readyz") => probe::text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "[-]standby failed: another server has the lease\nreadyz check failed\n",
-        ),
-        _ => probe::text(StatusCode::SERVICE_UNAVAILABLE, "this is a standby: another server has the lease\n"),
     }
 }
 

@@ -13,7 +13,8 @@ use mainstay_store::postgres::Address;
 use mainstay_store::sqlite::{Options, SqliteStore, backup, moved, take_directory};
 use mainstay_store::{PostgresStore, Store, StoreError, postgres};
 
-use super::again;
+use super::front::Front;
+use super::{again, room};
 
 /// How often it is looked whether the store has ended by itself.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,15 +27,57 @@ pub(super) type State = (Arc<dyn Store>, Option<Arc<File>>);
 /// # Errors
 /// When another process has the directory, the database cannot be used, or the process is told to stop first.
 pub(super) async fn opened(
-    tasks: &Tasks,
+    (tasks, front): (&Tasks, &Front),
     dir: PathBuf,
     database: Option<Address>,
     further: Option<postgres::Step>,
 ) -> anyhow::Result<State> {
-    let meanwhile = "nothing is served until it can be reached";
-    again::while_so(tasks, (is_away, meanwhile), || {
+    match &database {
+        Some(_) => front.begins("store", "waiting for the database: it has not answered yet"),
+        None => front.begins("store", "it is being opened"),
+    }
+    waited_for((tasks, front), is_away, || {
         let (dir, database, further) = (dir.clone(), database.clone(), further.clone());
         async { tokio::task::spawn_blocking(move || open(&dir, database.as_ref(), further)).await? }
+    })
+    .await
+}
+
+/// Reads or writes at the start what nothing is served without, where state is shared as soon as the database gives it.
+///
+/// # Errors
+/// When it fails for another reason, or the process is told to stop first.
+pub(super) async fn needed<T, F>(
+    (tasks, front): (&Tasks, &Front),
+    is_shared: bool,
+    once: impl FnMut() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    waited_for((tasks, front), if is_shared { room::passing(true) } else { |_| false }, once).await
+}
+
+/// Tries until the database gives it, and tells those who ask what the start waits for.
+async fn waited_for<T, F>(
+    (tasks, front): (&Tasks, &Front),
+    passes: fn(&anyhow::Error) -> bool,
+    mut once: impl FnMut() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    again::while_so(tasks, (passes, "nothing is served until it can be reached"), || {
+        let once = once();
+        async move {
+            let outcome = once.await;
+            if let Err(error) = &outcome
+                && passes(error)
+            {
+                front.waits("store", &format!("waiting for the database: {error:#}"));
+            }
+            outcome
+        }
     })
     .await
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use futures::FutureExt as _;
 use mainstay_api::Registry;
 use mainstay_apiserver::auth::Authenticator;
 use mainstay_apiserver::crypt::Sealer;
@@ -84,7 +85,7 @@ pub(crate) async fn store(process: &mut Process) -> anyhow::Result<()> {
          --data-dir is one process's alone"
     );
     let further = process.args.further.step()?;
-    let (store, held) = state::opened(&process.tasks, dir, address.clone(), further).await?;
+    let (store, held) = state::opened((&process.tasks, &process.front), dir, address.clone(), further).await?;
     state::guard(&process.tasks, &store);
     let keys = keys::open(process, &store, address.is_some()).await?;
     let turned = mainstay_operations::turns::Metrics::default();
@@ -123,21 +124,20 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Makes the API server and listens. A worker answers there about its health alone.
+/// Makes the API server, and lets it have the socket. A worker answers there about its health alone.
 pub(crate) async fn listener(process: &mut Process) -> anyhow::Result<()> {
     let served = process.served()?.clone();
-    let (keys, listen) = (served.keys.clone(), process.args.listen);
-    let names = server_names(listen, &process.args.tls_names);
+    let keys = served.keys.clone();
+    let names = server_names(process.args.listen, &process.args.tls_names);
     let tls = Tls::new(&keys, &names, &process.clock).context("set up TLS")?;
     tls.keep_current(Keys::clone(&keys), names, process.clock.clone(), &process.tasks, &served.duties);
-    let listener = Listener::bind(listen, tls.acceptor()).await.with_context(|| format!("listen on {listen}"))?;
     let server = api_server(process, &served)?;
     server.set_gates(served.gates.clone());
     let leaving = process.leaving.clone();
     server
         .expect("leaving")
         .runs(move || if leaving.is_cancelled() { Err("it was told to stop".to_owned()) } else { Ok(()) });
-    let url = format!("https://{}", reachable(listener.address()?));
+    let url = format!("https://{}", reachable(process.front.address()));
     let expects = |part: &str| process.role().parts().any(|of| of.name == part);
     let api = Api {
         controllers: expects("controllers").then(|| server.expect("controllers")),
@@ -147,8 +147,9 @@ pub(crate) async fn listener(process: &mut Process) -> anyhow::Result<()> {
         server: server.clone(),
     };
     process.served = Some(Served { api: Some(api), ..served });
-    drop(process.tasks.essential("listener", |stop| listener.serve(server, stop)));
-    Ok(())
+    let acceptor = tls.acceptor();
+    let serve = |socket, stop| Listener::over(socket, acceptor).serve(server, stop).boxed();
+    ready(process.front.hand_over(Box::new(serve))).await
 }
 
 fn api_server(process: &Process, served: &Served) -> anyhow::Result<ApiServer> {
@@ -165,8 +166,9 @@ fn api_server(process: &Process, served: &Served) -> anyhow::Result<ApiServer> {
     served.turned.register(&mut metrics);
     process.figures.register(&mut metrics);
     let usual = Limits::default();
-    let limits =
-        Limits { drain: usual.drain.min(process.args.grace()), health_only: process.role() == Role::Worker, ..usual };
+    // What is cut off after that has time to end, too.
+    let drain = usual.drain.min(process.args.grace() / 2);
+    let limits = Limits { drain, health_only: process.role() == Role::Worker, ..usual };
     let config = Config {
         store,
         registry: served.registry.clone(),
