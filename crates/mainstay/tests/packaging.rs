@@ -2,7 +2,7 @@
 //! reads it, and names only flags and variables that there are.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,10 +37,24 @@ fn run(command: &mut Command, arguments: &[&str]) -> Done {
 
 /// What the chart gives with these values beside its own.
 fn rendered(values: &str) -> String {
+    rendered_with(&[], values)
+}
+
+fn rendered_with(flags: &[&str], values: &str) -> String {
     let mut render = tool("python3");
-    render.arg(root().join("crates/mainstay/tests/packaging/render.py"));
+    render.arg(root().join("crates/mainstay/tests/packaging/render.py")).args(flags);
     render.arg(root().join("deploy/helm/mainstay")).args(["mainstay", "mainstay", values]);
     finish(render, "").ok()
+}
+
+/// Seconds from SIGTERM to the end of a process that is given no flags, at the most: to drain, to end, and to be ended.
+fn longest_end() -> u64 {
+    let help = run(&mut Command::new(EXE), &["serve", "--help"]).ok();
+    let usual = |flag: &str| -> u64 {
+        let told = Regex::new(&format!(r"(?s){flag} <SECONDS>.*?\[default: (\d+)\]")).unwrap();
+        told.captures(&help).unwrap_or_else(|| panic!("{flag} is not told of"))[1].parse().unwrap()
+    };
+    usual("--drain-delay") + usual("--grace-period") + 2
 }
 
 /// The documents of a manifest.
@@ -77,6 +91,34 @@ fn servers_units_are_hardened() {
         // Tenths of a level, of ten: what a service without any protection has.
         look.args(["security", "--offline=true", "--threshold=20"]);
         run(look.arg(root().join(format!("dist/systemd/{unit}.service"))), &[]).ok();
+    }
+}
+
+/// A stop is not cut short by whoever asks for it.
+#[test]
+fn units_and_compose_file_leave_a_stop_the_time_that_it_takes() {
+    let end = longest_end();
+    let said = |file: &str, pattern: &str| -> u64 {
+        let text = text(file);
+        let found = Regex::new(pattern).unwrap().captures(&text).unwrap_or_else(|| panic!("{file}: no {pattern}"));
+        found[1].parse().unwrap()
+    };
+    for unit in UNITS {
+        let stop = said(&format!("dist/systemd/{unit}.service"), r"(?m)^TimeoutStopSec=(\d+)$");
+        assert!(stop > end, "{unit} is killed after {stop} s, and may need {end} s");
+    }
+    let stop = said("deploy/compose/compose.yaml", r"(?m)^  stop_grace_period: (\d+)s$");
+    assert!(stop > end, "containers are killed after {stop} s, and may need {end} s");
+    // And does not set what would take longer.
+    for file in UNITS
+        .map(|unit| format!("dist/systemd/{unit}.service"))
+        .iter()
+        .map(String::as_str)
+        .chain(["deploy/compose/compose.yaml"])
+    {
+        let text = text(file);
+        let set = ["--grace-period", "--drain-delay", "MAINSTAY_GRACE_PERIOD=", "MAINSTAY_DRAIN_DELAY="];
+        assert!(!set.iter().any(|set| text.contains(set)), "{file} sets its own time");
     }
 }
 
@@ -155,9 +197,67 @@ fn pods_are_restricted_and_have_the_time_that_they_ask_for() {
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["terminationGracePeriodSeconds"], 5 + 40 + 10);
         assert!(container["args"].as_array().unwrap().contains(&"--grace-period=40".into()));
-        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        // Who waits for PostgreSQL lives, and is not ready: to be started again would mend nothing.
+        for (probe, path) in [("startupProbe", "/livez"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")] {
             assert_eq!(container[probe]["httpGet"]["scheme"], "HTTPS", "{probe}");
+            assert_eq!(container[probe]["httpGet"]["path"], path, "{probe}");
         }
+    }
+}
+
+/// Where PostgreSQL and Redis are is said once, in their URLs; behind a Service their Pods may have other ports.
+#[test]
+fn the_way_is_open_to_the_ports_that_are_used_and_to_no_others() {
+    let open = |values: &str| -> Vec<Vec<Value>> {
+        let all: Vec<Vec<Vec<Value>>> = of_kind(&documents(&rendered(values)), "NetworkPolicy")
+            .into_iter()
+            .map(|policy| {
+                let rules = policy["spec"]["egress"].as_array().unwrap().iter();
+                let ports =
+                    |rule: &Value| rule["ports"].as_array().unwrap().iter().map(|p| p["port"].clone()).collect();
+                // The first one is for names.
+                rules.skip(1).map(ports).collect()
+            })
+            .collect();
+        assert!(all.len() == 2 && all[0] == all[1], "{all:?}");
+        all[0].clone()
+    };
+    let ports = |of: &[&[u16]]| -> Vec<Vec<Value>> {
+        of.iter().map(|ports| ports.iter().map(|port| Value::from(*port)).collect()).collect()
+    };
+    let url = |database: &str, queue: &str| {
+        format!(r#"{{"database": {{"url": "{database}"}}, "queue": {{"url": "{queue}"}}}}"#)
+    };
+    assert_eq!(open("{}"), ports(&[&[5432]]));
+    assert_eq!(open(&url("postgres://me@db:6432/mainstay", "rediss://q:6380/0")), ports(&[&[6432], &[6380]]));
+    let several = "postgres://me@a:6432,b,[fd00::1]:7000,[fd00::2],b/mainstay?sslmode=verify-full";
+    assert_eq!(open(&url(several, "redis://q")), ports(&[&[6432, 5432, 7000], &[6379]]));
+    assert_eq!(open(&url("postgresql://db/mainstay?application_name=a&port=5433", "")), ports(&[&[5433]]));
+    let given = r#"{"databasePorts": [6432, 6433], "queuePorts": [1], "queue": {"url": "redis://q:2"}}"#;
+    assert_eq!(open(given), ports(&[&[6432, 6433], &[1]]));
+}
+
+#[test]
+fn the_notes_name_every_key_of_the_secret_that_is_read() {
+    let read = |values: &str| {
+        let manifest = rendered(values);
+        let found = Regex::new("/etc/mainstay/([a-z-]+)").unwrap();
+        let files: BTreeSet<String> = found.captures_iter(&manifest).map(|found| found[1].to_owned()).collect();
+        files
+    };
+    let told = |values: &str| {
+        let notes = rendered_with(&["--notes"], values);
+        let found = Regex::new("--from-file=([a-z-]+)").unwrap();
+        let files: BTreeSet<String> = found.captures_iter(&notes).map(|found| found[1].to_owned()).collect();
+        files
+    };
+    let of = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|&name| name.to_owned()).collect() };
+    for (values, names) in [
+        ("{}", &["database-password", "mainstay-key"][..]),
+        (r#"{"queue": {"url": "redis://q"}}"#, &["database-password", "mainstay-key", "queue-password"]),
+        (r#"{"queue": {"url": "redis://q", "hasPassword": false}}"#, &["database-password", "mainstay-key"]),
+    ] {
+        assert_eq!((read(values), told(values)), (of(names), of(names)), "{values}");
     }
 }
 
@@ -174,6 +274,8 @@ fn the_chart_refuses_values_that_it_does_not_know_and_passwords() {
         r#"{"database": {"url": "postgres://me:hunter2@db/mainstay"}}"#,
         r#"{"queue": {"url": "redis://:hunter2@redis"}}"#,
         r#"{"api": {"replicas": 0}}"#,
+        r#"{"databasePorts": ["5432"]}"#,
+        r#"{"queuePorts": [65536]}"#,
     ] {
         assert!(refused(wrong), "{wrong}");
     }
@@ -187,7 +289,8 @@ fn every_flag_and_variable_that_is_named_exists() {
         .iter()
         .map(|unit| {
             let file = format!("dist/systemd/{unit}.service");
-            let lines = |line: &&str| line.starts_with("ExecStart=") || line.starts_with("Environment=");
+            // Comments name the variables that people are to set.
+            let lines = |line: &&str| line.starts_with("ExecStart=") || line.contains("MAINSTAY_");
             let said = text(&file).lines().filter(lines).collect::<Vec<_>>().join("\n");
             (file, said)
         })
