@@ -54,7 +54,7 @@ pub use nodes::{LIFE as NODE_CERTIFICATE_LIFE, Signed};
 pub use opening::Opening;
 
 use certificates::Authority;
-use material::{Material, Versioned, in_use};
+use material::{Found, Material, Versioned, in_use};
 use wrapping::WrappingKey;
 
 use crate::crypt::DataKey;
@@ -124,7 +124,7 @@ impl Keys {
     pub fn ephemeral(now: Timestamp) -> Result<Self, KeysError> {
         let wrapping = WrappingKey::random()?;
         let ring = Ring { generation: 1, rows: rotation::first_versions(&Ring::default(), None, &wrapping, now)? };
-        let material = Material::of(&ring, &wrapping, None)?;
+        let material = Material::of(&ring, &wrapping, Found::AtStart(now))?;
         Ok(Self::new(Arc::new(memory::MemoryRing::new(ring)), None, Duration::ZERO, wrapping, material))
     }
 

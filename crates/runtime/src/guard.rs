@@ -49,6 +49,8 @@ guards! {
     Unsent = "unsent",
     /// Batches are carried out one after the other: whoever is to have the next revisions holds the log.
     LogLock = "log-lock",
+    /// Nothing is written to another database than was entered.
+    Place = "place",
     /// What is said of leases has a connection of its own.
     Reserved = "reserved",
     /// A lease is judged by how long its waiter has seen it unrenewed, by the waiter's own clock.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use mainstay_runtime::Timestamp;
 use mainstay_store::Ring;
 use zeroize::Zeroizing;
 
 use super::certificates::Authority;
-use super::material::{Material, rows};
+use super::material::{Found, Material, rows};
 use super::takeover::{ADMIN_FILE, AUTHORITY_FILE, DATA_FILE, TOKEN_FILE, parse_lines};
 use super::wrapping::WrappingKey;
 use super::{KeyName, KeysError, Secret, files};
@@ -33,7 +34,9 @@ pub(crate) fn inspect(data_dir: &Path, key_file: Option<&Path>, ring: &Ring) -> 
         }
     }
     if faults.is_empty() {
-        faults.extend(Material::of(ring, &wrapping, None).err());
+        // Nothing is used here: when does not matter.
+        let found = Found::AtStart(Timestamp::UNIX_EPOCH);
+        faults.extend(Material::of(ring, &wrapping, found).err());
     }
     (rows(ring, KeyName::Data).rev().filter_map(|row| wrapping.unwrap(row).ok()).collect(), faults)
 }

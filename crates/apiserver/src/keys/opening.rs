@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_runtime::Timestamp;
 use mainstay_store::{Keyring, Ring, RingChange, Store};
 
-use super::material::Material;
+use super::material::{Found, Material};
 use super::takeover::Legacy;
 use super::wrapping::WrappingKey;
 use super::{Keys, KeysError, files, rotation};
@@ -45,7 +45,7 @@ impl Keys {
             check(&ring, &wrapping)?;
             let add = rotation::first_versions(&ring, legacy.as_ref(), &wrapping, now)?;
             if add.is_empty() {
-                let material = Material::of(&ring, &wrapping, None)?;
+                let material = Material::of(&ring, &wrapping, Found::AtStart(now))?;
                 if let Some(legacy) = &legacy {
                     legacy.remove(&material);
                 }
@@ -85,7 +85,7 @@ impl Keys {
             }
             let wrapping = self.0.wrapping.load();
             check(ring, &wrapping)?;
-            let material = Material::of(ring, &wrapping, Some(&known))?;
+            let material = Material::of(ring, &wrapping, Found::Before(&known))?;
             tracing::info!(generation = ring.generation, "the keys have changed");
             self.0.current.store(Arc::new(material));
             self.0.changes.send_replace(ring.generation);

@@ -22,9 +22,13 @@ impl Replicas {
     }
 
     async fn join(&self, replica: &str, settle: Duration) -> Result<Keys, KeysError> {
+        self.join_at(replica, settle, now()).await
+    }
+
+    async fn join_at(&self, replica: &str, settle: Duration, now: Timestamp) -> Result<Keys, KeysError> {
         let file = self.file(replica);
         let opening = Opening { file: &file, may_make: false, data_dir: None, settle };
-        Keys::open(self.store.clone(), opening, now()).await
+        Keys::open(self.store.clone(), opening, now).await
     }
 }
 
@@ -97,6 +101,27 @@ async fn a_new_version_is_used_when_all_know_it_and_none_by_who_hears_nothing() 
     assert_eq!(*Sealer::new(&b).open(&PLACE, &new).unwrap(), b"x", "reads go on");
     b.refresh().await.unwrap();
     assert_eq!(id(&b).unwrap(), new[..20]);
+}
+
+/// A process that starts right after a rotation knows the new version, and the others do not yet.
+#[tokio::test(start_paused = true)]
+async fn who_starts_right_after_a_rotation_waits_with_the_new_version_like_the_others() {
+    let replicas = Replicas::new();
+    wrapping::WrappingKey::make(&replicas.file("a")).unwrap();
+    give(&replicas.file("a"), &replicas.file("b"));
+    let settle = Duration::from_secs(10);
+    let a = replicas.join("a", settle).await.unwrap();
+    let id = |keys: &Keys| Sealer::new(keys).seal(&PLACE, b"x").map(|text| text[..20].to_owned());
+    let old = id(&a).unwrap();
+    a.rotate(KeyName::Data, now()).await.unwrap();
+    let b = replicas.join("b", settle).await.unwrap();
+    assert_eq!(id(&b).unwrap(), old, "others do not know of it");
+    tokio::time::advance(settle).await;
+    assert_ne!(id(&b).unwrap(), old);
+    // Who starts later finds it in use.
+    let later = now().checked_add(2.minutes()).unwrap();
+    let c = replicas.join_at("b", settle, later).await.unwrap();
+    assert_eq!(id(&c).unwrap(), id(&b).unwrap());
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM replicas WHERE name = p_replica AND term = p_replica_term) THEN
         RAISE EXCEPTION 'another process is replica %', p_replica USING ERRCODE = 'MS001';
     END IF;
-    IF l.place <> this_place() THEN PERFORM moved(); END IF;
+    /*place*/ IF l.place <> this_place() THEN PERFORM moved(); END IF; /*.*/
     b.base := l.revision;
     IF l.revision + cardinality(p_kind) > l.top THEN PERFORM make_room(l.revision + cardinality(p_kind)); END IF;
     FOR s IN 1 .. cardinality(p_segments) BY 3 LOOP

@@ -16,7 +16,8 @@ END $$;
 
 CREATE FUNCTION stay() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF (SELECT place FROM log) <> this_place() THEN PERFORM moved(); END IF;
+    /*place*/ IF (SELECT place FROM log) <> this_place() THEN PERFORM moved(); END IF; /*.*/
+    NULL;
 END $$;
 
 -- Begins an epoch: whatever was given in earlier ones is never given again. Its number is above theirs, and grows by the hour
