@@ -88,10 +88,10 @@ impl Material {
     }
 }
 
-/// The version to sign or seal with: the newest that all replicas have had the time to learn of.
+/// The version to sign or seal with: the newest that all replicas have had the time to learn of; while there is none, the oldest.
 pub(crate) fn in_use<T>(versions: &[Versioned<T>], settle: std::time::Duration) -> Option<&Versioned<T>> {
     let settled = |one: &&Versioned<T>| one.learnt.is_none_or(|learnt| learnt.elapsed() >= settle);
-    versions.iter().find(settled).or(versions.first())
+    versions.iter().find(settled).or(versions.last())
 }
 
 fn versions<T>(
