@@ -53,7 +53,7 @@ bench: ## Takes the figures of docs/benchmarks.md (about 25 minutes).
 	@scripts/bench
 
 .PHONY: drills
-drills: ## Kills, parts, freezes and floods servers, backends and databases; writes docs/drills.md (about 50 minutes, SEED=N repeats).
+drills: ## Kills, parts, freezes and floods servers, backends and databases; writes docs/drills.md (about 90 minutes, SEED=N repeats).
 	@scripts/prepare
 	@time scripts/drills
 
