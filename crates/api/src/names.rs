@@ -42,6 +42,13 @@ pub const FENCE_HEADER: &str = "mainstay-fence";
 pub const REPLICA_HEADER: &str = "mainstay-replica";
 /// The header by which a node says which replicas it has a link to: their names, with commas.
 pub const LINKED_HEADER: &str = "mainstay-linked";
+/// Annotation on a Node, and on its Lease: the number of a join. On the Node that of the newest, whose certificates alone are
+/// good; on the Lease that of its holder, none where it is a server's own agent.
+pub const JOIN: &str = "mainstay.dev/join";
+/// Annotation on a node's Lease: the data directory of its holder, by the random id that is kept in it.
+pub const MACHINE: &str = "mainstay.dev/machine";
+/// Annotation on a node's Lease: where that directory is, so that a copy of it is told from itself: boot and inode.
+pub const PLACE: &str = "mainstay.dev/place";
 /// Finalizer on a Node: its Pods are not yet given up.
 pub const NODE_PODS_FINALIZER: &str = "mainstay.dev/pods";
 /// Type of a Secret that lets one node join.

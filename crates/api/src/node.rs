@@ -130,10 +130,20 @@ const COLUMNS: &[Column] = &[
     },
 ];
 
-fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     let fault = name_fault(name).filter(|_| !name.is_empty());
-    fault.map(|fault| FieldError::invalid("metadata.name", quoted(name), fault)).into_iter().collect()
+    let named = fault.map(|fault| FieldError::invalid("metadata.name", quoted(name), fault));
+    // Whoever set it back would let a machine in that another has followed.
+    let fell = old.is_some_and(|old| join_of(new) < join_of(old));
+    let path = format!("metadata.annotations[{}]", names::JOIN);
+    let fell = fell.then(|| FieldError::invalid(path, join_of(new).to_string(), "must not fall"));
+    named.into_iter().chain(fell).collect()
+}
+
+/// The number of the join that a Node, or a node's Lease, names; 0 for none.
+pub fn join_of(object: &Value) -> u64 {
+    object["metadata"]["annotations"][names::JOIN].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// What is wrong with the name of a node, if anything: it is a DNS name in lower case, of at most 63 characters.
@@ -263,6 +273,22 @@ mod tests {
             assert_eq!(name_of_host(wrong), None, "{wrong}");
         }
         assert!(!check(&json!({"metadata": {"name": "A"}}), None).is_empty());
+    }
+
+    #[test]
+    fn the_number_of_joins_only_grows() {
+        let node = |join: Value| json!({"metadata": {"name": "box", "annotations": {names::JOIN: join}}});
+        let (none, old) = (json!({"metadata": {"name": "box"}}), node(json!("2")));
+        for (new, old, good) in [
+            (&node(json!("3")), &old, true),
+            (&old, &old, true),
+            (&node(json!("1")), &old, false),
+            (&node(json!("x")), &old, false),
+            (&none, &old, false),
+            (&old, &none, true),
+        ] {
+            assert_eq!(check(new, Some(old)).is_empty(), good, "{old} became {new}");
+        }
     }
 
     #[test]

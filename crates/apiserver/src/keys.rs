@@ -50,6 +50,7 @@ pub use certificates::{certificate_name, server_names};
 pub use error::KeysError;
 pub(crate) use inspect::inspect;
 pub(crate) use kubeconfig::ADMIN_TOKEN_PREFIX;
+pub(crate) use nodes::JOIN_PREFIX;
 pub use nodes::{LIFE as NODE_CERTIFICATE_LIFE, Signed};
 pub use opening::Opening;
 

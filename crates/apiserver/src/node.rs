@@ -1,13 +1,15 @@
 //! What concerns node agents alone: who they are, and what their rights cannot say.
 //!
 //! An agent on another machine shows a certificate of ours, which names its node and the uid of the Node that it was made
-//! for: deleting the Node is what ends it. Of the agents of one node only the one with the newest term may write; the term
+//! for: deleting the Node is what ends it. It names the number of the join, too: who joined before somebody else did under the
+//! same name is refused ([`join`]). Of the agents of one node only the one with the newest term may write; the term
 //! is in the node's lease, and what is written carries it (`Mainstay-Fence: nodes/NAME/TERM`).
 //!
 //! The term is compared when a request comes, so that one that is over is told at once; and a write holds only while the lease
 //! is as it was then ([`standing`]), which the store looks at in the write's own transaction.
 
 pub(crate) mod certificate;
+mod join;
 pub(crate) mod link;
 mod register;
 
@@ -16,8 +18,8 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use mainstay_api::names::{FENCE_HEADER, LOCAL_NODE, NODE_FENCE, NODE_LEASES};
-use mainstay_api::node::{TOKEN_PREFIX, read_fence};
+use mainstay_api::names::{FENCE_HEADER, JOIN, LOCAL_NODE, NODE_FENCE, NODE_LEASES};
+use mainstay_api::node::{TOKEN_PREFIX, join_of, read_fence};
 use mainstay_store::{Fence, Key, Requires, StoreError};
 use serde_json::Value;
 
@@ -58,7 +60,15 @@ async fn by_certificate(server: &ApiServer, peer: &Peer) -> ApiResult<Identity> 
     let node = find(server, &Key::new(NODES, "", peer.node.as_str())).await?;
     match node {
         Some(node) if object::text(&node, "uid") == peer.uid && !object::is_deleting(&node) => {
-            Ok(Identity::node(&peer.node).with_uid(peer.uid.as_str()))
+            let newest = join_of(&node);
+            if peer.join < newest {
+                return Err(ApiError::superseded(format!(
+                    "this machine is not the node {:?} any more: another has joined under its name (join {newest}, this one's \
+                     certificate is of join {}); a node under another name needs a data directory and a join token of its own",
+                    peer.node, peer.join
+                )));
+            }
+            Ok(Identity::node(&peer.node).with_uid(peer.uid.as_str()).with_extra(JOIN, peer.join.to_string()))
         }
         _ => Err(ApiError::unauthorized(format!("the node {:?} of this certificate is not there any more", peer.node))),
     }

@@ -190,6 +190,11 @@ impl ApiError {
         Self::new(409, "Fenced", why)
     }
 
+    /// 401: the caller's credentials were good until somebody took the caller's place, who is to stop.
+    pub fn superseded(why: impl Into<String>) -> Self {
+        Self::new(401, "Fenced", why)
+    }
+
     /// 409: the object has another resourceVersion.
     pub fn modified(about: About<'_>) -> Self {
         Self::conflict(

@@ -29,7 +29,7 @@ mod turns;
 use std::time::Duration;
 
 use anyhow::bail;
-use mainstay_runtime::Tasks;
+use mainstay_runtime::{Class, Failure, Tasks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -155,6 +155,10 @@ async fn close(process: &Process, why: Why) -> anyhow::Result<(Ending, anyhow::R
     let ended = match why {
         Why::Told | Why::ToldEarly => ended,
         Why::NotStarted(error) => Err(error),
+        Why::Ended if process.machine.as_ref().is_some_and(machine::Machine::is_deposed) => {
+            const DOING: &str = "go on as this node: another has taken its place; see the log above";
+            Err(Failure::new(Class::Fenced, DOING).into())
+        }
         Why::Ended => {
             ended.and_then(|()| bail!("a part of the server that it cannot do without has ended; see the log above"))
         }

@@ -11,6 +11,8 @@ mod authority;
 mod away;
 #[path = "nodes/cloud.rs"]
 mod cloud;
+#[path = "nodes/copies.rs"]
+mod copies;
 #[path = "nodes/exec.rs"]
 mod exec;
 #[path = "nodes/joins.rs"]

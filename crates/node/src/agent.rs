@@ -156,6 +156,7 @@ pub fn start(config: AgentConfig) -> Result<Handle, AgentError> {
         term: shared.term.clone(),
         clock: shared.clock.clone(),
         renewed: shared.renewed.clone(),
+        over: shared.term_over.clone(),
     };
     shared.tasks.essential("node lease", |stop| kept.keep(stop));
     Ok(Handle(shared))
@@ -208,6 +209,11 @@ impl Handle {
     /// The number of its term.
     pub fn term(&self) -> u64 {
         self.0.term.number
+    }
+
+    /// Whether another has taken its place: it may write no more, and ends.
+    pub fn is_deposed(&self) -> bool {
+        self.0.term_over.is_cancelled()
     }
 
     /// How long ago its lease was last renewed; `None` before the first time.

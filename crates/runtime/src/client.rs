@@ -117,7 +117,7 @@ fn class_of_answer(status: &Status) -> Class {
     let cause = causes.map(|cause| cause.reason.as_str()).next().unwrap_or_default();
     match (status.code, status.reason.as_str(), cause) {
         (409, "AlreadyExists", _) => Class::Terminal(Reason::AlreadyExists),
-        (409, "Fenced", _) => Class::Fenced,
+        (401 | 409, "Fenced", _) => Class::Fenced,
         (403, "QuotaExceeded", _) | (403, _, "QuotaExceeded") => Class::Terminal(Reason::QuotaExceeded),
         // Asked for a state that is yet to come: nothing was done.
         (504, _, "ResourceVersionTooLarge") => Class::Transient { retry_after },

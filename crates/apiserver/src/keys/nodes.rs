@@ -19,6 +19,8 @@ pub const LIFE: Duration = Duration::from_hours(24);
 const BACKDATED: i64 = 300;
 /// X.520 `serialNumber`: tells one Node of a name from the next.
 const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
+/// What the organizational unit of a node's certificate begins with; then the number of its join.
+pub(crate) const JOIN_PREFIX: &str = "join-";
 
 /// A certificate for a node.
 #[derive(Debug)]
@@ -30,12 +32,18 @@ pub struct Signed {
 }
 
 impl Keys {
-    /// A certificate for the agent of the node `name`, whose Node has this uid, by the key of a PEM signing request.
+    /// A certificate for the agent of the node `name`, whose Node has this uid, of the join with this number, by the key of a
+    /// PEM signing request.
     ///
     /// # Errors
     /// [`KeysError::Certificate`] for a request that cannot be read or is not signed by its own key.
-    pub fn sign_node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
-        self.issuing()?.node(request, name, uid, now)
+    pub fn sign_node(
+        &self,
+        request: &str,
+        (name, uid, join): (&str, &str, u64),
+        now: Timestamp,
+    ) -> Result<Signed, KeysError> {
+        self.issuing()?.node(request, (name, uid, join), now)
     }
 
     /// The SHA-256 of the authority that [`Keys::sign_node`] signs by now, in hex.
@@ -60,7 +68,7 @@ fn read(request: &str) -> Result<CertificateSigningRequestParams, KeysError> {
 }
 
 impl Authority {
-    fn node(&self, request: &str, name: &str, uid: &str, now: Timestamp) -> Result<Signed, KeysError> {
+    fn node(&self, request: &str, (name, uid, join): (&str, &str, u64), now: Timestamp) -> Result<Signed, KeysError> {
         let mut request = read(request)?;
         let until = now.as_second() + LIFE.as_secs().cast_signed();
         let mut params = CertificateParams::default();
@@ -68,6 +76,7 @@ impl Authority {
         (params.not_before, params.not_after) = (at(now.as_second() - BACKDATED), at(until));
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, NODES);
+        params.distinguished_name.push(DnType::OrganizationalUnitName, format!("{JOIN_PREFIX}{join}"));
         params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
         params.distinguished_name.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), uid);
         params.is_ca = IsCa::ExplicitNoCa;

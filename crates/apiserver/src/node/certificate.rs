@@ -13,15 +13,13 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use mainstay_api::names::NODE_TOKEN;
-use mainstay_api::node::{JoinToken, hex, name_fault};
-use mainstay_runtime::Classify;
-use mainstay_runtime::failure::{Class, Reason};
-use mainstay_store::{Key, Object, StoreError, Write};
+use mainstay_api::names::{JOIN, NODE_TOKEN};
+use mainstay_api::node::{JoinToken, hex};
+use mainstay_store::{Object, StoreError};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::{NODES, about, find, register};
+use super::join;
 use crate::auth::Identity;
 use crate::auth::identity::SYSTEM_NAMESPACE;
 use crate::body::Body;
@@ -38,13 +36,13 @@ use crate::status::{ApiError, ApiResult};
 pub(crate) const PLACE: (&str, &str, &str) = (mainstay_api::GROUP, mainstay_api::VERSION, "nodecertificates");
 
 /// A join token as it is kept.
-struct Kept {
-    stored: Arc<Object>,
-    value: Value,
+pub(super) struct Kept {
+    pub(super) stored: Arc<Object>,
+    pub(super) value: Value,
 }
 
 impl Kept {
-    fn text(&self, field: &str) -> String {
+    pub(super) fn text(&self, field: &str) -> String {
         let decoded = self.value["data"][field].as_str().and_then(|text| STANDARD.decode(text).ok());
         decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
     }
@@ -57,16 +55,16 @@ impl Kept {
     }
 }
 
-fn refused() -> ApiError {
+pub(super) fn refused() -> ApiError {
     // The same for each reason: who guesses learns nothing.
     ApiError::unauthorized("the join token is not known, was used, or is too old; make another: mainstay node token")
 }
 
-fn secrets(server: &ApiServer) -> ApiResult<&Arc<Entry>> {
+pub(super) fn secrets(server: &ApiServer) -> ApiResult<&Arc<Entry>> {
     server.catalog().find("", "v1", "secrets").ok_or_else(ApiError::no_such_path)
 }
 
-async fn kept(server: &ApiServer, id: &str) -> ApiResult<Kept> {
+pub(super) async fn kept(server: &ApiServer, id: &str) -> ApiResult<Kept> {
     let entry = secrets(server)?;
     let key = entry.key(SYSTEM_NAMESPACE, &JoinToken::secret_name(id));
     let unread = |error: StoreError| ApiError::unavailable(format!("the join token cannot be read: {error}"));
@@ -108,19 +106,26 @@ pub(crate) async fn create(
         let node = identity.node_name().ok_or_else(|| ApiError::bad_request("spec.request: is missing"))?;
         return answer(node, &status);
     };
-    let (name, uid) = match (identity.node_name(), identity.joins_with()) {
-        (Some(node), _) => (node.to_owned(), identity.uid().to_owned()),
-        (None, Some(id)) => join(server, id, spec["nodeName"].as_str().unwrap_or_default(), request).await?,
+    let (name, uid, join) = match (identity.node_name(), identity.joins_with()) {
+        // Of the join that it was known by just now: there may be a later one by this moment.
+        (Some(node), _) => (node.to_owned(), identity.uid().to_owned(), join_shown(identity)),
+        (None, Some(id)) => join::join(server, id, spec).await?,
         (None, None) => return Err(ApiError::new(403, "Forbidden", "only nodes, and who may join, get a certificate")),
     };
-    let signed = keys.sign_node(request, &name, &uid, server.clock().now()).map_err(|error| {
+    let signed = keys.sign_node(request, (&name, &uid, join), server.clock().now()).map_err(|error| {
         ApiError::bad_request(format!("spec.request: {}", mainstay_runtime::failure::chain_of(&error)))
     })?;
-    tracing::info!(node = name, until = %signed.until, "a node got a certificate");
+    tracing::info!(node = name, join, until = %signed.until, "a node got a certificate");
+    status["join"] = join.into();
     status["certificate"] = signed.certificate.into();
     status["issuedTimestamp"] = server.clock().now().to_string().into();
     status["expirationTimestamp"] = signed.until.to_string().into();
     answer(&name, &status)
+}
+
+fn join_shown(identity: &Identity) -> u64 {
+    let shown = identity.extra().get(JOIN).and_then(|all| all.first());
+    shown.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn answer(node: &str, status: &Value) -> ApiResult<Response<Body>> {
@@ -129,47 +134,4 @@ fn answer(node: &str, status: &Value) -> ApiResult<Response<Body>> {
         "spec": { "nodeName": node }, "status": status,
     });
     Ok(respond::json(StatusCode::CREATED, object::to_bytes(&answer)?))
-}
-
-/// Uses the token up, and makes the node; its name and uid.
-async fn join(server: &ApiServer, id: &str, asked: &str, request: &str) -> ApiResult<(String, String)> {
-    let kept = kept(server, id).await?;
-    let meant = kept.text("node");
-    if let Some(fault) = name_fault(asked) {
-        return Err(ApiError::bad_request(format!("spec.nodeName: {asked:?} {fault}")));
-    }
-    if !meant.is_empty() && meant != asked {
-        return Err(ApiError::new(
-            403,
-            "Forbidden",
-            format!("the join token is for the node {meant:?}, not {asked:?}"),
-        ));
-    }
-    // What cannot be signed must not use the token up.
-    server.access().authenticator.keys().check_request(request).map_err(|error| {
-        ApiError::bad_request(format!("spec.request: {}", mainstay_runtime::failure::chain_of(&error)))
-    })?;
-    if meant.is_empty() && find(server, &Key::new(NODES, "", asked)).await?.is_some() {
-        return Err(ApiError::new(
-            409,
-            "AlreadyExists",
-            format!("there is a node {asked:?}; a token that names it lets it join anew: mainstay node token {asked}"),
-        ));
-    }
-    use_up(server, &kept).await?;
-    let uid = register(server, asked).await.map_err(|failure| match failure.class() {
-        Class::Terminal(Reason::Invalid) => ApiError::bad_request(failure.chain()),
-        _ => ApiError::unavailable(failure.chain()),
-    })?;
-    Ok((asked.to_owned(), uid))
-}
-
-async fn use_up(server: &ApiServer, kept: &Kept) -> ApiResult<()> {
-    let draft = habits::sealed_draft(server, secrets(server)?, &kept.value)?;
-    let write = Write::Delete { key: kept.stored.key.clone(), draft, expected: kept.stored.revision };
-    match server.store().write(write).await {
-        Ok(_) => Ok(()),
-        Err(StoreError::Missing | StoreError::Conflict(_)) => Err(refused()),
-        Err(error) => Err(ApiError::from_store(&error, about(server, "")?)),
-    }
 }

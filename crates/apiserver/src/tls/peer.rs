@@ -17,6 +17,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
 use crate::auth::identity::NODES;
+use crate::keys::JOIN_PREFIX;
 
 /// A node, as a certificate names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Peer {
     pub node: String,
     /// The uid of the Node that it was made for.
     pub uid: String,
+    /// The number of the join that it was made for; 0 before joins were counted.
+    pub join: u64,
     /// Seconds since 1970 at which it expires.
     pub until: i64,
 }
@@ -37,8 +40,11 @@ impl Peer {
         let group = subject.iter_organization().next()?.as_str().ok()?;
         let node = subject.iter_common_name().next()?.as_str().ok()?.strip_prefix("system:node:")?;
         let uid = subject.iter_by_oid(&x509_parser::oid_registry::OID_X509_SERIALNUMBER).next()?.as_str().ok()?;
+        let mut units =
+            subject.iter_organizational_unit().filter_map(|unit| unit.as_str().ok()?.strip_prefix(JOIN_PREFIX));
+        let join = units.find_map(|number| number.parse().ok()).unwrap_or(0);
         let until = parsed.validity().not_after.timestamp();
-        (group == NODES).then(|| Self { node: node.to_owned(), uid: uid.to_owned(), until })
+        (group == NODES).then(|| Self { node: node.to_owned(), uid: uid.to_owned(), join, until })
     }
 }
 
@@ -143,10 +149,13 @@ mod tests {
         // Whatever the request says, the certificate says what we do.
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
-        let signed = keys.sign_node(&request, "box", "u-1", now).unwrap();
+        let signed = keys.sign_node(&request, ("box", "u-1", 7), now).unwrap();
         let certificate = CertificateDer::from_pem_slice(signed.certificate.as_bytes()).unwrap();
         let until = now.as_second() + 24 * 3_600;
-        assert_eq!(Peer::read(&certificate), Some(Peer { node: "box".to_owned(), uid: "u-1".to_owned(), until }));
+        assert_eq!(
+            Peer::read(&certificate),
+            Some(Peer { node: "box".to_owned(), uid: "u-1".to_owned(), join: 7, until })
+        );
         let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
         assert!(parsed.subject_alternative_name().unwrap().is_none(), "it names no server");
         let usage = parsed.extended_key_usage().unwrap().unwrap().value;
@@ -158,7 +167,7 @@ mod tests {
         let verifier = verifier.unwrap();
         assert!(verifier.verify_client_cert(&certificate, &[], UnixTime::now()).is_ok());
         assert!(verifier.verify_client_cert(&server, &[], UnixTime::now()).is_err(), "it is no client's");
-        let stranger = Keys::ephemeral(now).unwrap().sign_node(&request, "box", "u-1", now).unwrap();
+        let stranger = Keys::ephemeral(now).unwrap().sign_node(&request, ("box", "u-1", 7), now).unwrap();
         let stranger = CertificateDer::from_pem_slice(stranger.certificate.as_bytes()).unwrap();
         assert!(verifier.verify_client_cert(&stranger, &[], UnixTime::now()).is_err(), "another authority's");
     }

@@ -65,7 +65,12 @@ async fn send(
 }
 
 async fn join(api: &Harness, token: &JoinToken, name: &str) -> Answer {
-    let body = json!({"spec": {"nodeName": name, "request": request()}});
+    join_from(api, token, name, ("", "")).await
+}
+
+/// The same, from a machine and the place of its directory.
+async fn join_from(api: &Harness, token: &JoinToken, name: &str, (machine, place): (&str, &str)) -> Answer {
+    let body = json!({"spec": {"nodeName": name, "request": request(), "machine": machine, "place": place}});
     let bearer = format!("Bearer {}", token.bearer());
     send(api, Caller::Unknown, "POST", CERTIFICATES, &[("authorization", &bearer)], &body).await
 }
@@ -136,7 +141,7 @@ fn bound(node: &str) -> Value {
 /// A node, as the certificate of its agent shows it.
 async fn peer(api: &Harness, name: &str) -> Arc<Peer> {
     let uid = node::register(&api.server, name).await.unwrap();
-    Arc::new(Peer { node: name.to_owned(), uid, until: i64::MAX })
+    Arc::new(Peer { node: name.to_owned(), uid, join: 0, until: i64::MAX })
 }
 
 #[tokio::test]
@@ -331,4 +336,75 @@ async fn a_node_that_was_removed_or_whose_certificate_is_over_is_unknown() {
     let anew = peer(&api, "box").await;
     get(&anew).await.expect(200);
     get(&agent).await.refused(401, "not there any more");
+}
+
+#[tokio::test]
+async fn certificates_are_good_until_the_next_join_of_their_node() {
+    let api = with_roles().await;
+    for id in ["one", "two"] {
+        keep(&api, &token(id), "box", "60").await;
+    }
+    assert_eq!(join(&api, &token("one"), "box").await.expect(201)["status"]["join"], 1);
+    let uid = api.get("/api/v1/nodes/box").await.expect(200)["metadata"]["uid"].as_str().unwrap().to_owned();
+    let of =
+        |join| Caller::Certified(Arc::new(Peer { node: "box".to_owned(), uid: uid.clone(), join, until: i64::MAX }));
+    let get = async |join| send(&api, of(join), "GET", "/api/v1/nodes/box", &[], &Value::Null).await;
+    get(1).await.expect(200);
+    assert_eq!(join(&api, &token("two"), "box").await.expect(201)["status"]["join"], 2);
+    get(2).await.expect(200);
+    for join in [0, 1] {
+        let refused = get(join).await.expect(401);
+        assert_eq!(refused["reason"], "Fenced", "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("another has joined under its name"), "{refused}");
+    }
+    // A renewal is of the same join, and none of an older one is had.
+    let renewal = json!({"spec": {"request": request()}});
+    let renewed = send(&api, of(2), "POST", CERTIFICATES, &[], &renewal).await.expect(201);
+    assert_eq!(renewed["status"]["join"], 2);
+    send(&api, of(1), "POST", CERTIFICATES, &[], &renewal).await.expect(401);
+    let back = json!({"metadata": {"annotations": {"mainstay.dev/join": null}}});
+    api.merge("/api/v1/nodes/box", &back).await.refused(422, "must not fall");
+}
+
+#[tokio::test]
+async fn another_machine_gets_no_name_of_which_pods_may_be_running() {
+    let api = with_roles().await;
+    for id in ["first", "open", "it", "moved", "lost", "ended", "home", "homes"] {
+        keep(&api, &token(id), if id.starts_with("home") { "home" } else { "box" }, "60").await;
+    }
+    join_from(&api, &token("first"), "box", ("m", "here")).await.expect(201);
+    let (lease, node) = (format!("{LEASE}/box"), "/api/v1/nodes/box");
+    let taken = json!({
+        "metadata": {"annotations": {"mainstay.dev/machine": "m", "mainstay.dev/place": "here", "mainstay.dev/join": "1"}},
+        "spec": {"holderIdentity": "box-1"},
+    });
+    let ready = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+    api.post(PODS, &bound("box")).await.expect(201);
+    // Nobody has been this node yet.
+    join_from(&api, &token("open"), "box", ("other", "there")).await.expect(201);
+    api.merge(&lease, &taken).await.expect(200);
+    api.merge(&format!("{node}/status"), &ready("True")).await.expect(200);
+    let refuses = async |id: &str, from: (&str, &str)| {
+        join_from(&api, &token(id), "box", from).await.refused(409, "may be running default/on-box,");
+    };
+    refuses("ended", ("other", "there")).await;
+    refuses("ended", ("", "")).await;
+    refuses("ended", ("m", "there")).await;
+    join_from(&api, &token("it"), "box", ("m", "here")).await.expect(201);
+    api.merge(&format!("{node}/status"), &ready("False")).await.expect(200);
+    join_from(&api, &token("moved"), "box", ("m", "there")).await.expect(201);
+    // What was given up may still be running, as long as it is held.
+    let pod = format!("{PODS}/on-box");
+    let status = |reason: &str| json!({"status": {"phase": "Failed", "reason": reason}});
+    api.merge(&pod, &json!({"metadata": {"finalizers": ["mainstay.dev/node"]}})).await.expect(200);
+    api.merge(&format!("{pod}/status"), &status("NodeLost")).await.expect(200);
+    refuses("lost", ("other", "there")).await;
+    api.merge(&pod, &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    join_from(&api, &token("lost"), "box", ("other", "there")).await.expect(201);
+    // The node of a server, whose agent shows no certificate.
+    node::register(&api.server, "home").await.unwrap();
+    let own = json!({"metadata": {"annotations": {"mainstay.dev/machine": "s"}}, "spec": {"holderIdentity": "home-1"}});
+    api.merge(&format!("{LEASE}/home"), &own).await.expect(200);
+    join_from(&api, &token("home"), "home", ("other", "there")).await.refused(409, "own node of a server");
+    join_from(&api, &token("homes"), "home", ("s", "here")).await.expect(201);
 }

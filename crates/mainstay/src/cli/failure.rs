@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use mainstay_runtime::{Class, Classify as _, Failure};
+
 use crate::connect::{CallError, Refusal};
 
 /// Shown under `--help`; the one list of exit codes.
@@ -60,6 +62,7 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Ended(error) if is_superseded(error) => 4,
             Self::Failed(_) | Self::Ended(_) | Self::Output(_) | Self::Silent => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
@@ -79,6 +82,11 @@ impl CliError {
             _ => false,
         }
     }
+}
+
+/// Whether somebody else has taken the place of what ended: to start it again would change nothing.
+fn is_superseded(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<Failure>()).any(|failure| failure.class() == Class::Fenced)
 }
 
 impl From<CallError> for CliError {

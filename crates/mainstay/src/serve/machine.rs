@@ -16,10 +16,10 @@ use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use mainstay_api::names::REPLICA_HEADER;
 use mainstay_node::agent::{self, AgentConfig, Shims, term};
-use mainstay_runtime::KeyBackoff;
 use mainstay_runtime::client::{CallError, HttpError, open};
 use mainstay_runtime::duty::{Duties, table};
 use mainstay_runtime::failure::{Class, Classify as _};
+use mainstay_runtime::{Failure, KeyBackoff, Reason};
 
 use super::process::Process;
 use super::{name, node};
@@ -75,9 +75,10 @@ async fn joined(process: &Process, servers: &Servers, name: &str) -> anyhow::Res
              --join-token-file"
         )
     })?;
+    let own = term::Machine::of(&process.dir().join("node")).context("read which machine this is")?;
     let mut last = anyhow::anyhow!("there is no server");
     for server in servers.all() {
-        match join::join(server, name, &token).await {
+        match join::join(server, name, &own, &token).await {
             Ok(joined) => {
                 tracing::info!(node = name, %server, "joined");
                 return Ok(joined);
@@ -154,16 +155,22 @@ async fn taken(
     let (stop, mut backoff) = (process.tasks.stopping(), KeyBackoff::default());
     loop {
         let take = async {
-            let term = term::take(client, &machine.name, agent::newest_term(dir), &process.clock).await?;
+            let found = term::Machine::of(dir);
+            let found = found.map_err(|error| {
+                Failure::caused_by(Class::Terminal(Reason::Invalid), "read which machine this is", error)
+            })?;
+            let own = term::Machine { join: Some(machine.identity.join()), ..found };
+            let term = term::take(client, &machine.name, agent::newest_term(dir), &own, &process.clock).await?;
             let fenced = term::fenced(client.clone(), &term);
             term::introduce(&fenced, &machine.name, env!("CARGO_PKG_VERSION")).await?;
-            Ok::<_, mainstay_runtime::Failure>(term)
+            Ok::<_, Failure>(term)
         };
-        let failure = match take.await {
-            Ok(term) => return Ok(Some(term)),
-            Err(failure) => failure,
+        let failure = match stop.run_until_cancelled(take).await {
+            None => return Ok(None),
+            Some(Ok(term)) => return Ok(Some(term)),
+            Some(Err(failure)) => failure,
         };
-        if let Class::Terminal(_) = failure.class() {
+        if let Class::Terminal(_) | Class::Fenced = failure.class() {
             return Err(failure.into());
         }
         let pause = backoff.fail(rand::random());
@@ -186,6 +193,11 @@ pub(super) async fn link(process: &mut Process) -> anyhow::Result<()> {
 }
 
 impl Machine {
+    /// Whether another has taken its place.
+    pub(super) fn is_deposed(&self) -> bool {
+        self.seen.is_deposed()
+    }
+
     /// One more connection, to the server whose turn it is, and which replica that is; `None` where that is one of those that
     /// have one.
     async fn opened(&self, turn: usize, term: u64, linked: &[String]) -> Result<Option<(String, Upgraded)>, HttpError> {

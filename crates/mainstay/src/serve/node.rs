@@ -29,7 +29,10 @@ pub(super) async fn start(process: &Process, name: &str) -> anyhow::Result<()> {
     let dir = process.dir().join("node");
     let client = inprocess::client(server.clone(), Identity::node(name), tasks.clone());
     node::register(server, name).await?;
-    let term = term::take(&client, name, agent::newest_term(&dir), &process.clock).await?;
+    // Over its own store it is the only one; over a shared one another replica's host may have the same name.
+    let machine = term::Machine { alone: !served.is_shared(), ..term::Machine::of(&dir)? };
+    let taking = term::take(&client, name, agent::newest_term(&dir), &machine, &process.clock);
+    let Some(term) = tasks.stopping().run_until_cancelled(taking).await.transpose()? else { return Ok(()) };
     term::introduce(&term::fenced(client.clone(), &term), name, env!("CARGO_PKG_VERSION")).await?;
     tracing::info!(node = name, term = term.number, "this is a node");
     let config = AgentConfig {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use tokio::time::Instant;
 
-use crate::stage::{Machine, Stage, ready};
+use crate::stage::{Machine, Stage, holder, ready};
 
 #[test]
 fn a_machine_joins_runs_sessions_and_its_logs_are_read() {
@@ -58,16 +58,61 @@ fn a_token_lets_one_machine_join_and_only_the_server_that_it_is_for_is_asked() {
 }
 
 #[test]
-fn a_machine_of_the_same_name_takes_over_and_the_older_one_ends() {
+fn another_machine_gets_a_name_once_nothing_can_run_where_it_was_and_the_older_one_ends() {
     let stage = Stage::new();
     let mut old = stage.machine("box-1");
+    assert_eq!(stage.session("hello", "sleep 1000"), "box-1");
     let token = stage.token(&["box-1"]);
     let mut new = Machine::new("box-1", &stage.server.url().unwrap());
-    new.start(Some(&token));
-    assert_ne!(old.wait(), Some(0), "its term is over");
-    assert!(old.log_text().contains("term of this node's agent is over"), "{}", old.log_text());
-    assert_eq!(stage.session("hello", "sleep 1000"), "box-1");
+    drop(new.spawn(Some(&token)));
+    assert_eq!(new.wait(), Some(1), "{}", new.log_text());
+    for words in ["may be running web/hello-1,", "mainstay delete node box-1"] {
+        assert!(new.log_text().contains(words), "{}", new.log_text());
+    }
     stage.run(&["stop", "hello", "-n", "web"], "");
+    stage.until("sessions", "hello", |session| session["status"]["phase"] == "Stopped");
+    // What was refused was not used up.
+    new.start(Some(&token));
+    assert_eq!(old.wait(), Some(4), "{}", old.log_text());
+    assert!(old.log_text().contains("another has joined under its name"), "{}", old.log_text());
+    let before = new.processes();
+    assert_eq!(stage.session("again", "sleep 1000"), "box-1");
+    assert!(new.processes() > before, "it runs there");
+    // Whatever starts the older one again: it says so, and changes nothing.
+    let held = holder(&stage, "box-1");
+    for _ in 0..3 {
+        drop(old.spawn(None));
+        assert_eq!(old.wait(), Some(4), "{}", old.log_text());
+    }
+    assert_eq!(holder(&stage, "box-1"), held);
+    let session = stage.get("sessions", "again").unwrap();
+    assert_eq!((&session["status"]["phase"], &session["status"]["run"]), (&"Running".into(), &1.into()), "{session}");
+}
+
+#[test]
+fn a_machine_that_joins_anew_goes_on_with_its_pods() {
+    let stage = Stage::new();
+    let mut machine = stage.machine("box-1");
+    assert_eq!(stage.session("hello", "sleep 1000"), "box-1");
+    let uid = || stage.get("pods", "hello-1").unwrap()["metadata"]["uid"].clone();
+    let pod = uid();
+    machine.kill();
+    std::fs::remove_file(machine.dir().join("node/identity.json")).unwrap();
+    machine.start(Some(&stage.token(&["box-1"])));
+    stage.run(&["stop", "hello", "-n", "web"], "");
+    let ended = stage.until("sessions", "hello", |session| session["status"]["phase"] == "Stopped");
+    assert_eq!((ended["status"]["run"].as_u64(), uid()), (Some(1), pod), "its sandbox was there to be ended: {ended}");
+}
+
+#[test]
+fn the_name_of_a_servers_own_node_is_not_to_be_had() {
+    let stage = Stage::new();
+    let token = stage.token(&["home"]);
+    let mut machine = Machine::new("home", &stage.server.url().unwrap());
+    drop(machine.spawn(Some(&token)));
+    assert_eq!(machine.wait(), Some(1), "{}", machine.log_text());
+    assert!(machine.log_text().contains("own node of a server"), "{}", machine.log_text());
+    stage.until("nodes", "home", |node| ready(node) == Some(true));
 }
 
 #[test]

@@ -124,6 +124,20 @@ impl Stage {
     }
 }
 
+/// The term of a node's agent, who has it, and when it renewed its lease.
+pub(crate) fn lease(stage: &Stage, node: &str) -> (u64, String, String) {
+    let lease = stage.run(&["get", "leases", node, "-n", "kube-node-lease", "-o", "json"], "");
+    let lease: Value = serde_json::from_str(&lease).unwrap();
+    let text = |name: &str| lease["spec"][name].as_str().unwrap_or_default().to_owned();
+    (lease["spec"]["leaseTransitions"].as_u64().unwrap(), text("holderIdentity"), text("renewTime"))
+}
+
+/// The term of a node's agent, and who has it.
+pub(crate) fn holder(stage: &Stage, node: &str) -> (u64, String) {
+    let (term, holder, _) = lease(stage, node);
+    (term, holder)
+}
+
 /// The log of a session, when this server can get it.
 pub(crate) fn log(stage: &Stage, session: &str) -> Option<String> {
     let read = stage.try_run(&["logs", session, "-n", "web"], "");
@@ -142,6 +156,22 @@ impl Machine {
     pub(crate) fn new(name: &str, url: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("mainstay-node-").tempdir().unwrap();
         Self { name: name.to_owned(), url: url.to_owned(), dir, child: None, health: String::new() }
+    }
+
+    /// Another machine with a copy of this one's directory as it is now.
+    pub(crate) fn copied(&self) -> Self {
+        let copy = Self::new(&self.name, &self.url);
+        let copied = Command::new("cp").arg("-a").arg(self.dir()).arg(copy.dir()).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
+    /// Waits until its agent has said these words so many times.
+    pub(crate) fn says(&self, words: &str, times: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.log_text().matches(words).count() < times {
+            assert!(Instant::now() < end, "{words:?} is not said:\n{}", self.log_text());
+        }
     }
 
     /// From its next start on it is told of no server.

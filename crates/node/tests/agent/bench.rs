@@ -66,7 +66,7 @@ impl Bench {
     pub(crate) fn start(&mut self) {
         let tasks = Tasks::new();
         let (client, newest, clock) = (self.api.client(), self.newest, Clock::system());
-        let taken = async { term::take(&client, "local", newest, &clock).await.unwrap() };
+        let taken = async { term::take(&client, "local", newest, &term::Machine::default(), &clock).await.unwrap() };
         let term = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(taken));
         let config = AgentConfig {
             client: self.api.client(),

@@ -1,5 +1,6 @@
 //! An agent goes and another comes: sandboxes go on, and are found again.
 
+use mainstay_node::agent::term::Machine;
 use mainstay_node::launch::{Order, Verb};
 use mainstay_node::shim::{client, record};
 use serde_json::{Value, json};
@@ -120,7 +121,9 @@ async fn an_agent_ends_when_another_has_taken_its_node() {
     let uid = bench.api.create(pod("fix-1", "exec sleep 60"));
     bench.ready("fix-1").await;
     let client = bench.api.client();
-    let taken = mainstay_node::agent::term::take(&client, "local", 0, &mainstay_runtime::Clock::system()).await;
+    let taken =
+        mainstay_node::agent::term::take(&client, "local", 0, &Machine::default(), &mainstay_runtime::Clock::system())
+            .await;
     assert_eq!(taken.unwrap().number, 2);
     eventually("the older agent's end", || bench.is_ending().then_some(())).await;
     bench.stop().await;

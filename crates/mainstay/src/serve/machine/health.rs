@@ -38,6 +38,11 @@ impl Seen {
         self.0.agent.store(Some(Arc::new(agent)));
     }
 
+    /// Whether its agent was, and another has taken its place.
+    pub(super) fn is_deposed(&self) -> bool {
+        self.0.agent.load().as_deref().is_some_and(Handle::is_deposed)
+    }
+
     /// How many replicas of the server can ask it.
     pub(super) fn linked(&self, linked: usize) {
         self.0.linked.store(linked, Ordering::Relaxed);

@@ -35,6 +35,9 @@ pub(super) struct Kept {
     /// The SHA-256 of the authority that the certificate is of, in hex; empty where that was not said.
     #[serde(default)]
     pub(super) issuer: String,
+    /// The number of the join that the certificate is of; 0 where joins were not counted yet.
+    #[serde(default)]
+    pub(super) join: u64,
     /// Where the servers are.
     #[serde(default)]
     pub(super) servers: Vec<String>,
@@ -124,6 +127,11 @@ impl Identity {
 
     fn kept(&self) -> Kept {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The number of the join that it is of.
+    pub(super) fn join(&self) -> u64 {
+        self.kept().join
     }
 
     /// What tells new connections whom to believe.
@@ -256,6 +264,7 @@ mod tests {
             certificate: "certificate".to_owned(),
             authority: String::new(),
             issuer: String::new(),
+            join: 1,
             servers: Vec::new(),
             issued,
             until,

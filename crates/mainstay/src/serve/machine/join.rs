@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use http::Uri;
 use mainstay_api::node::{JoinToken, hex};
+use mainstay_node::agent::term::Machine;
 use mainstay_runtime::Timestamp;
 use mainstay_runtime::client::{CallError, bounded, remote_over};
 use rcgen::{CertificateParams, KeyPair};
@@ -25,11 +26,11 @@ use super::identity::Kept;
 
 const PATH: &str = "/apis/mainstay.dev/v1alpha1/nodecertificates";
 
-/// Joins the server at `uri` as node `name`.
+/// Joins the server at `uri` as node `name`, on this machine.
 ///
 /// # Errors
 /// When the server is not the one that the token is for, or refuses the token.
-pub(super) async fn join(uri: &Uri, name: &str, token: &JoinToken) -> anyhow::Result<Kept> {
+pub(super) async fn join(uri: &Uri, name: &str, own: &Machine, token: &JoinToken) -> anyhow::Result<Kept> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(Pinned { authority: token.authority.clone(), provider: provider.clone() });
     let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -41,7 +42,7 @@ pub(super) async fn join(uri: &Uri, name: &str, token: &JoinToken) -> anyhow::Re
     let bearer: http::HeaderValue = format!("Bearer {}", token.bearer()).parse().context("the join token")?;
     config.headers.push((http::header::AUTHORIZATION, bearer));
     let client = remote_over(tls, &config, ASK)?;
-    let kept = ask(&client, Some(name)).await?;
+    let kept = ask(&client, &json!({ "nodeName": name, "machine": own.id, "place": own.place })).await?;
     if !kept.authorities()?.iter().any(|authority| sha256(authority) == token.authority) {
         bail!("the server's answer names another authority than the token does");
     }
@@ -53,7 +54,7 @@ pub(super) async fn join(uri: &Uri, name: &str, token: &JoinToken) -> anyhow::Re
 /// # Errors
 /// What the API refuses.
 pub(super) async fn renewed(client: &kube::Client) -> Result<Kept, CallError> {
-    ask(client, None).await
+    ask(client, &json!({})).await
 }
 
 /// Which authorities the servers have by now.
@@ -94,21 +95,27 @@ struct Status {
     authority: String,
     #[serde(default)]
     issuer: String,
+    #[serde(default)]
+    join: u64,
     issued_timestamp: Timestamp,
     expiration_timestamp: Timestamp,
 }
 
-async fn ask(client: &kube::Client, name: Option<&str>) -> Result<Kept, CallError> {
+/// Asks for a certificate, saying this of the machine.
+async fn ask(client: &kube::Client, said: &serde_json::Value) -> Result<Kept, CallError> {
     let unmade = |error: rcgen::Error| CallError::Client(kube::Error::Service(error.into()));
     let key = KeyPair::generate().map_err(unmade)?;
     let request =
         CertificateParams::default().serialize_request(&key).and_then(|request| request.pem()).map_err(unmade)?;
-    let status: Status = post(client, &json!({ "spec": { "nodeName": name, "request": request } })).await?;
+    let mut spec = said.clone();
+    spec["request"] = request.into();
+    let status: Status = post(client, &json!({ "spec": spec })).await?;
     Ok(Kept {
         key: key.serialize_pem(),
         certificate: status.certificate,
         authority: status.authority,
         issuer: status.issuer,
+        join: status.join,
         servers: Vec::new(),
         issued: status.issued_timestamp,
         until: status.expiration_timestamp,

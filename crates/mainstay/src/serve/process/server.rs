@@ -62,7 +62,7 @@ pub(crate) struct Api {
 
 impl Served {
     /// Whether the state is in a database elsewhere.
-    const fn is_shared(&self) -> bool {
+    pub(crate) const fn is_shared(&self) -> bool {
         self.held.is_some()
     }
 

@@ -33,6 +33,7 @@ fn answers_are_classed_by_status_and_reason() {
         (409, "Conflict", Class::Conflict),
         (409, "AlreadyExists", Class::Terminal(Reason::AlreadyExists)),
         (409, "Fenced", Class::Fenced),
+        (401, "Fenced", Class::Fenced),
         (403, "Forbidden", Class::Terminal(Reason::Forbidden)),
         (403, "QuotaExceeded", Class::Terminal(Reason::QuotaExceeded)),
         (422, "Invalid", Class::Terminal(Reason::Invalid)),
