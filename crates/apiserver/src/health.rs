@@ -135,10 +135,16 @@ fn version(server: &ApiServer) -> ApiResult<Response<Body>> {
     Ok(respond::json(StatusCode::OK, object::to_bytes(&body)?))
 }
 
-/// Answers `/metrics`. Figures of the queue are left out when they cannot be had soon: a scrape does not wait for them.
+/// Answers `/metrics`. Figures of the queue, and of nodes, are left out when they cannot be had soon: a scrape does not wait
+/// for them.
 pub(crate) async fn metrics(server: &ApiServer) -> Response<Body> {
-    let queue = queue_figures(server).await.as_ref().map(crate::metrics::of_queue).unwrap_or_default();
-    let text = server.metrics().render(server.gate().open(), queue);
+    let mut asked = queue_figures(server).await.as_ref().map(crate::metrics::of_queue).unwrap_or_default();
+    match tokio::time::timeout(FIGURES, crate::metrics::of_nodes(server)).await {
+        Ok(Ok(nodes)) => asked.extend(nodes),
+        Ok(Err(error)) => tracing::warn!(%error, "the figures of nodes cannot be had"),
+        Err(error) => tracing::warn!(%error, "the figures of nodes cannot be had"),
+    }
+    let text = server.metrics().render(server.gate().open(), asked);
     let media = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     respond::with_type(StatusCode::OK, media, Body::full(text))
 }

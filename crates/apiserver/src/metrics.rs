@@ -4,6 +4,7 @@
 mod duties;
 mod figures;
 mod gates;
+mod nodes;
 mod queue;
 
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ use crate::request::Verb;
 use figures::Collected;
 
 pub use figures::{Figure, Figures, Labels, Value};
+pub(crate) use nodes::of_nodes;
 pub(crate) use queue::of_queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -99,7 +99,8 @@ async fn joined(process: &Process, servers: &Servers, name: &str) -> anyhow::Res
 /// Answers about its health.
 pub(super) async fn health(process: &mut Process) -> anyhow::Result<()> {
     let machine = process.machine()?;
-    let answers = health::Answers::new(machine.seen.clone(), machine.duties.clone(), process.tasks.clone());
+    let (tasks, leaving) = (process.tasks.clone(), process.leaving.clone());
+    let answers = health::Answers::new(machine.seen.clone(), machine.duties.clone(), tasks, leaving);
     process.front.answers(Arc::new(move |method, path, here| answers.answer(method, path, here)));
     let address = process.front.address();
     anstream::println!("mainstay {} is node {}, health at https://{address}", env!("CARGO_PKG_VERSION"), machine.name);

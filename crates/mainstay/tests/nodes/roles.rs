@@ -125,3 +125,24 @@ fn a_server_that_goes_says_so_before_it_refuses_anybody() {
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(server.wait().unwrap().code(), Some(130), "{}", server.log_text());
 }
+
+#[test]
+fn a_node_that_goes_says_so_before_its_agent_ends() {
+    let stage = Stage::new();
+    let mut machine = Machine::new("box-1", &stage.server.url().unwrap());
+    machine.arguments = &["--drain-delay", "600"];
+    machine.start(Some(&stage.token(&[])));
+    let readyz = format!("{}/readyz", machine.health);
+    let end = Instant::now() + Duration::from_secs(20);
+    while probe(&readyz).0 != 200 {
+        assert!(Instant::now() < end, "{:?}", probe(&readyz));
+    }
+    machine.signal(Signal::TERM);
+    while !probe(&readyz).1.contains("leaving failed: it was told to stop") {
+        assert!(Instant::now() < end, "{:?}", probe(&readyz));
+    }
+    // It is the node as ever until then.
+    assert_eq!(stage.session("hello", "sleep 1000"), "box-1");
+    machine.signal(Signal::TERM);
+    assert_eq!(machine.wait(), Some(130), "{}", machine.log_text());
+}

@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     url: String,
     dir: tempfile::TempDir,
     child: Option<Child>,
+    /// Further arguments.
+    pub(crate) arguments: &'static [&'static str],
     /// Where its health is told.
     pub(crate) health: String,
 }
@@ -155,7 +157,7 @@ pub(crate) const PROJECT: &str = "apiVersion: mainstay.dev/v1alpha1\nkind: Proje
 impl Machine {
     pub(crate) fn new(name: &str, url: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("mainstay-node-").tempdir().unwrap();
-        Self { name: name.to_owned(), url: url.to_owned(), dir, child: None, health: String::new() }
+        Self { name: name.to_owned(), url: url.to_owned(), dir, child: None, arguments: &[], health: String::new() }
     }
 
     /// Another machine with a copy of this one's directory as it is now.
@@ -195,7 +197,7 @@ impl Machine {
     pub(crate) fn spawn(&mut self, token: Option<&str>) -> mpsc::Receiver<String> {
         assert!(self.child.is_none());
         let mut command = Command::new(EXE);
-        command.args(["serve", "--role", "node", "--listen", "127.0.0.1:0"]);
+        command.args(["serve", "--role", "node", "--listen", "127.0.0.1:0"]).args(self.arguments);
         if !self.url.is_empty() {
             command.args(["--server", &self.url]);
         }

@@ -129,17 +129,30 @@ fn fired(series: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// The line of a figure of the server's own node, with this value.
+fn nodes(figure: &str, text: &str, value: u64) -> String {
+    let begin = format!("mainstay_nodes_{figure}{{");
+    let line = text.lines().find(|line| line.starts_with(&begin)).unwrap_or_default();
+    format!("{} {value}\n", line.rsplit_once(' ').unwrap_or_default().0)
+}
+
+/// Whether the server's own node is said to be ready (1), or not.
+fn node(text: &str, ready: u64) -> bool {
+    text.contains("mainstay_nodes_ready{") && text.contains(&nodes("ready", text, ready))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
     let (well_formed, said) = promtool(&["check", "rules", project_file(RULES).to_str().unwrap()]);
     assert!(well_formed, "{said}");
     let server = Server::start(EXE).unwrap();
-    let healthy = scrape::text_when(&server, |text| text.contains("mainstay_driver_lists_total{")).await;
+    let healthy =
+        scrape::text_when(&server, |text| text.contains("mainstay_driver_lists_total{") && node(text, 1)).await;
     assert_eq!(fired(&series(&healthy, &[])), BTreeSet::new(), "a healthy server");
     assert_eq!(fired(""), BTreeSet::from(["MainstayDown".to_owned()]), "no server");
 
     apply(&server, &(operation("well", "noop") + &operation("nobodys", "nobody")));
-    let sick = scrape::text_when(&server, |text| text.contains("outcome=\"dead\"")).await;
+    let sick = scrape::text_when(&server, |text| text.contains("outcome=\"dead\"") && node(text, 1)).await;
     let families = scrape::families(&sick);
     let (rules, panels) = (rules(), panels());
     assert!(rules.len() >= 15 && panels.len() >= 15, "{} rules, {} panels", rules.len(), panels.len());
@@ -170,6 +183,8 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_the_alerts_fire() {
         worse = worse.replace(&line, &format!("mainstay_{figure} {value}"));
     }
     worse = worse.replace("mainstay_lease_held{lease=\"leftovers\"} 1", "mainstay_lease_held{lease=\"leftovers\"} 0");
+    worse = worse.replace(&nodes("ready", &worse, 1), &nodes("ready", &worse, 0));
+    worse = worse.replace(&nodes("held_pods", &worse, 0), &nodes("held_pods", &worse, 2));
     let _ = write!(
         worse,
         "mainstay_backend_full_total{{{backend}}} 0\n\

@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use mainstay_node::agent::Handle;
 use mainstay_runtime::Tasks;
 use mainstay_runtime::duty::{self, Duties};
+use tokio_util::sync::CancellationToken;
 
 use crate::serve::probe::{Answer, text};
 
@@ -55,11 +56,13 @@ pub(super) struct Answers {
     seen: Seen,
     duties: Duties,
     tasks: Tasks,
+    leaving: CancellationToken,
 }
 
 impl Answers {
-    pub(super) const fn new(seen: Seen, duties: Duties, tasks: Tasks) -> Self {
-        Self { seen, duties, tasks }
+    /// Of a node that has `leaving` cancelled when it is told to stop, before it does.
+    pub(super) const fn new(seen: Seen, duties: Duties, tasks: Tasks, leaving: CancellationToken) -> Self {
+        Self { seen, duties, tasks, leaving }
     }
 
     /// Each dependency of its own, and what is wrong with it.
@@ -76,7 +79,8 @@ impl Answers {
         let stopping = self.tasks.stopping().is_cancelled();
         let started = if agent.is_some() { Ok(()) } else { Err("it has not started".to_owned()) };
         let shutdown = if stopping { Err("the node is stopping".to_owned()) } else { Ok(()) };
-        vec![("node-agent", started), ("lease", lease), ("shutdown", shutdown)]
+        let leaving = if self.leaving.is_cancelled() { Err("it was told to stop".to_owned()) } else { Ok(()) };
+        vec![("leaving", leaving), ("node-agent", started), ("lease", lease), ("shutdown", shutdown)]
     }
 
     fn metrics(&self) -> String {

@@ -1,10 +1,12 @@
 //! The connections over which servers ask this node: opened by us, one to each replica.
 //!
 //! Which replicas there are it finds out by itself, also behind one address for all: it goes on opening connections, to each
-//! address in turn, and says which replicas it has; one that is among them says so. A link that breaks is missed at once.
+//! address in turn, and says which replicas it has; one that is among them says so. A link that breaks is missed at once; one
+//! that has hardly been there counts as a try that failed, and the pause before the next one grows.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use mainstay_runtime::client::{LINK_CALLS, LINK_PING, LINK_STREAM_WINDOW, LINK_W
 use mainstay_runtime::failure::chain_of;
 use mainstay_runtime::{KeyBackoff, Tasks};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Machine;
@@ -38,6 +41,8 @@ const QUESTION_TIME: Duration = Duration::from_secs(10);
 /// How long answers may take once the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// A link that breaks sooner than this was none.
+const STEADY: Duration = Duration::from_secs(10);
 /// The longest pause between two looks for replicas to which there is no link.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -48,6 +53,8 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 struct Linked {
     names: Mutex<BTreeSet<String>>,
     broke: Notify,
+    /// One has broken that had hardly been there.
+    brief: AtomicBool,
 }
 
 impl Linked {
@@ -57,6 +64,21 @@ impl Linked {
 
     fn all(&self) -> Vec<String> {
         self.names().iter().cloned().collect()
+    }
+
+    /// The link to this replica has broken after so long.
+    fn ended(&self, replica: &str, lasted: Duration) {
+        self.names().remove(replica);
+        if lasted < STEADY {
+            self.brief.store(true, Ordering::Relaxed);
+        } else {
+            self.broke.notify_one();
+        }
+    }
+
+    /// Whether the next look may come at once: after a link was opened, and none of late has broken as soon as it was there.
+    fn may_go_on(&self) -> bool {
+        !self.brief.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -72,11 +94,12 @@ pub(super) async fn run(machine: Machine, agent: Handle, tasks: Tasks, stop: Can
         };
         match opened {
             Ok(Some((replica, connection))) => {
-                backoff.reset();
                 linked.names().insert(replica.clone());
                 let kept = keep(machine.clone(), linked.clone(), replica, connection, agent.clone(), stop.clone());
                 drop(tasks.spawn("link", kept));
-                continue;
+                if linked.may_go_on() {
+                    continue;
+                }
             }
             Ok(None) => {}
             Err(error) if names.is_empty() => {
@@ -104,10 +127,10 @@ async fn keep(
 ) {
     tracing::info!(replica, "the server can reach this node");
     machine.seen.linked(linked.all().len());
+    let began = Instant::now();
     serve(connection, agent, &stop).await;
-    linked.names().remove(&replica);
+    linked.ended(&replica, began.elapsed());
     machine.seen.linked(linked.all().len());
-    linked.broke.notify_one();
 }
 
 async fn serve(connection: Upgraded, agent: Handle, stop: &CancellationToken) {
@@ -182,4 +205,24 @@ fn short(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_has_hardly_been_there_is_not_missed_at_once() {
+        let linked = Linked::default();
+        let is_missed = async || tokio::time::timeout(Duration::from_secs(1), linked.broke.notified()).await.is_ok();
+        assert!(linked.may_go_on());
+        for (lasted, missed) in [(Duration::ZERO, false), (STEADY / 2, false), (STEADY, true)] {
+            linked.names().insert("a".to_owned());
+            linked.ended("a", lasted);
+            assert!(linked.all().is_empty());
+            assert_eq!(is_missed().await, missed, "{lasted:?}");
+            assert_eq!(linked.may_go_on(), missed, "{lasted:?}");
+            assert!(linked.may_go_on(), "it counts once");
+        }
+    }
 }
