@@ -17,7 +17,7 @@ const KEY: &str = "server.key";
 /// As installed, but small, and without segments in /dev/shm, which outlive who made them.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
-max_connections = 200
+max_connections = 500
 shared_buffers = 64MB
 dynamic_shared_memory_type = mmap
 max_wal_size = 256MB
