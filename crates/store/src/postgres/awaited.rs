@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long one answer is waited for; the server gives up before.
 const ANSWER: Duration = Duration::from_secs(3_610);
 /// The session waits for long, and sees that its client is gone though it has nothing to tell it.
-const PATIENT: &str = "SET statement_timeout = '1h'; SET lock_timeout = 0";
+const PATIENT: &str = "SET statement_timeout = '1h'";
 /// Not every system's server can.
 const WATCHFUL: &str = "SET client_connection_check_interval = '2s'";
 
@@ -81,7 +81,7 @@ async fn ends(link: &Link, session: i32) -> Result<(), Failure> {
     link.run(PATIENT).await?;
     link.run(WATCHFUL).await.ok();
     // It is given back with the end of the statement.
-    let locks = "SELECT pg_advisory_xact_lock_shared(19796, $1)";
+    let locks = "CALL mainstay.await_1($1)";
     let silent = |_| Failure::Away(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
     timeout(ANSWER, connection.query(locks, &[&session])).await.map_err(silent)?.map(drop)
 }

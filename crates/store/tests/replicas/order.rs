@@ -109,6 +109,18 @@ async fn the_end_of_a_leaders_session_is_waited_for_in_the_database() {
             }
         })
         .await;
+        // It waits for long, and with no snapshot that is old: no row could be forgotten meanwhile.
+        let waiter = |what: &str| {
+            let of = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'mainstay two awaits %'";
+            sql(&database, &format!("SELECT count(*) {of} AND {what} < clock_timestamp() - interval '3 s'"))
+        };
+        soon(async {
+            while waiter("query_start") == "0" {
+                sleep(GLANCE).await;
+            }
+        })
+        .await;
+        assert_eq!(waiter("xact_start"), "0", "its snapshot is as old as its wait");
         assert_eq!(sql(&database, &format!("SELECT pg_terminate_backend({leaders})")), "t");
         ended.set(Instant::now());
     });

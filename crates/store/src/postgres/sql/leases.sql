@@ -54,3 +54,19 @@ $$;
 CREATE FUNCTION release_lease_1(p_name text, p_term bigint) RETURNS void LANGUAGE sql SET search_path = mainstay, pg_temp AS $$
     UPDATE leases SET holder = '', backend = NULL WHERE name = p_name AND term = p_term
 $$;
+
+-- Ends when the session of this number has. It waits in turns, each a transaction: one snapshot held for long would keep the
+-- server from forgetting any row that was changed since, in all tables.
+CREATE PROCEDURE await_1(p_backend int) LANGUAGE plpgsql AS $$
+DECLARE v_over boolean := false;
+BEGIN
+    WHILE NOT v_over LOOP
+        BEGIN
+            SET LOCAL lock_timeout = '500ms';
+            PERFORM pg_advisory_xact_lock_shared(19796, p_backend);
+            v_over := true;
+        EXCEPTION WHEN lock_not_available THEN
+        END;
+        COMMIT;
+    END LOOP;
+END $$;
